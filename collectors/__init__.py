@@ -1,0 +1,1 @@
+"""What is measured while a command trains: beside its processes and inside them."""

@@ -1,0 +1,1 @@
+"""From run folders and traces to a diagnosis."""

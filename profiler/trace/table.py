@@ -1,0 +1,106 @@
+"""A torch-profiler trace as columns: what the reader makes and every analysis takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Category(IntEnum):
+    """What an event is, whatever the trace's year called it."""
+
+    OTHER = 0
+    CPU_OP = 1  # aten::…, autograd nodes, gloo/c10d ops on host threads
+    ANNOTATION = 2  # record_function ranges on host threads (user_annotation)
+    PYTHON = 3  # python_function
+    RUNTIME = 4  # cuda_runtime, hip runtime, XPU/MTIA runtime calls
+    DRIVER = 5  # cuda_driver
+    KERNEL = 6  # device work
+    MEMCPY = 7  # device work
+    MEMSET = 8  # device work
+    DEVICE_ANNOTATION = 9  # gpu_user_annotation: a range on a stream, not work
+    SYNC = 10  # cuda_sync
+    OVERHEAD = 11  # the profiler's own
+    TRACE = 12  # "Trace" spans: PyTorch Profiler (0), Iteration markers
+    LOADER = 13  # 2021's own DataLoader category
+    COLLECTIVE = 14  # device-side collective of builds that give it a category of its own
+
+
+DEVICE_WORK = (Category.KERNEL, Category.MEMCPY, Category.MEMSET, Category.COLLECTIVE)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The recorded arguments of an op, interned: one object for all events that share it."""
+
+    dims: tuple[Any, ...] = ()  # "Input Dims": a tuple per argument, nested for tensor lists
+    types: tuple[str, ...] = ()  # "Input type"
+    strides: tuple[Any, ...] = ()  # "Input Strides"
+    concrete: tuple[str, ...] = ()  # "Concrete Inputs"
+
+
+@dataclass(frozen=True)
+class Events:
+    """Complete events, sorted by (start_ns, -duration_ns). All columns have one length.
+
+    `start_ns` is nanoseconds since the epoch where the trace says so (see `Trace.epoch`), else
+    since the trace's own zero. -1 stands for "not recorded" in every id column.
+    """
+
+    start_ns: Int64
+    duration_ns: Int64
+    category: UInt8  # a `Category`
+    name: Int32  # index into Trace.names
+    thread: Int32  # index into Trace.threads (host threads and device streams alike)
+    device: Int32  # device ordinal for device work, else -1
+    stream: Int32  # stream id for device work, else -1
+    correlation: Int64
+    external_id: Int64
+    signature: Int32  # index into Trace.signatures, -1 without recorded shapes
+    args: Int32  # index into Trace.args (the remaining, rarer arguments), -1 where none
+    bytes: Int64  # memcpy / memset / collective bytes where recorded, else -1
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One row of the trace: a host thread or a device stream."""
+
+    pid: str
+    tid: str
+    name: str = ""
+    is_device: bool = False
+
+
+@dataclass(frozen=True)
+class TraceWarning:
+    """Something wrong with the trace; `slug` has a section in docs/trace-health.md."""
+
+    slug: str
+    text: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One trace file."""
+
+    path: str
+    events: Events
+    names: list[str]
+    threads: list[Thread]
+    signatures: list[Signature]
+    args: list[dict[str, Any]]
+    epoch: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)  # deviceProperties, distributedInfo, …
+    warnings: list[TraceWarning] = field(default_factory=list)
