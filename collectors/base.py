@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+from .procfs import ProcessTree
 from .records import Reason, Record
 from .writer import Clock
 
@@ -33,7 +34,8 @@ class Job:
     """The job as the collectors beside it see it. The launcher keeps `root_pid` and `ranks` fresh.
 
     `ranks` maps a rank process's pid to its rank number; `folder` is this host's node folder,
-    `run_folder` the whole run.
+    `run_folder` the whole run. `processes` is made here: the job's process tree, which the
+    collectors share.
     """
 
     root_pid: int
@@ -42,6 +44,10 @@ class Job:
     clock: Clock
     cwd: Path
     ranks: dict[int, int] = field(default_factory=dict)
+    processes: ProcessTree = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.processes = ProcessTree(lambda: self.root_pid)
 
 
 @runtime_checkable
@@ -51,14 +57,18 @@ class Collector(Protocol):
     Each module has one class that satisfies this protocol; it is found by listing the folder.
     `probe` must be cheap (< 0.2 s) and never raise; `start` may raise; `sample` returns records
     within `period_s` of work to be written by the caller; `stop` releases everything and may
-    return last records. A collector owns no thread unless it says so; its `sample` is called from
-    a thread of its own by the supervisor, so that a hanging one stops no other.
+    return last records. A collector owns no thread unless it says so; all four are called from
+    one thread of its own by the supervisor, so that a hanging one stops no other. A value that is
+    not known is left out of a sample, never written as zero. Metrics named `…_per_s` are means
+    since the collector's last sample.
     """
 
     name: ClassVar[str]
     period_s: ClassVar[float]
     effect: ClassVar[str]
     """What the verdict loses without it, e.g. "no GPU utilisation, memory or power"."""
+    runs_degraded: ClassVar[bool]
+    """Whether it is still run, after its gap is written, when `probe` says that it cannot work."""
     metrics: ClassVar[dict[str, Metric]]
     """Metric names; `<x>` stands for a part that varies, e.g. "net.<if>.rx_bytes_per_s"."""
 

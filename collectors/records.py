@@ -64,6 +64,7 @@ class SpanKind:
     LOADER = "l"  # waiting for a loader's next batch [loader index]
     LOADER_START = "i"  # a loader's iterator is made: workers start [loader index]
     LOADER_END = "z"  # a loader is exhausted; its last, empty wait [loader index]
+    LOADER_CPU = "c"  # duration is the thread's CPU time within the wait just before [loader index]
     EVAL_LOADER = "v"  # a wait for a batch with gradients off [loader index]
     BACKWARD = "b"  # torch.autograd.backward or grad [0]
     OPTIMIZER = "o"  # one optimizer's step [optimizer index]
@@ -80,8 +81,8 @@ class SpanKind:
 class Site(msgspec.Struct, frozen=True, tag_field="t", tag="site", omit_defaults=True):
     """A place in the user's code that spans refer to by `index`.
 
-    `what` is "loader", "optimizer", "save" or "eval"; `facts` are the object's own settings
-    (a loader's num_workers, batch_size, dataset class, …), as short strings.
+    `what` is "loader", "loader-facts", "optimizer", "save" or "eval"; `facts` are the object's own
+    settings (a loader's num_workers, batch_size, dataset class, …), as short strings.
     """
 
     what: str
@@ -150,7 +151,8 @@ class Stacks(msgspec.Struct, frozen=True, tag_field="t", tag="stacks", omit_defa
     """Stack samples of one thread from `start_ns` to `end_ns`: pairs of stack id and count.
 
     `interval_ns` is the time between two samples. `role` is "rank" for a thread of the training
-    process and "worker" for a process below it (a loader worker).
+    process and "worker" for a process below it (a loader worker); `rank` is the rank that the
+    process is, or serves.
     """
 
     start_ns: int
@@ -161,6 +163,7 @@ class Stacks(msgspec.Struct, frozen=True, tag_field="t", tag="stacks", omit_defa
     counts: list[tuple[int, int]]
     role: str = "rank"
     thread_name: str = ""
+    rank: int | None = None
 
 
 class Memory(msgspec.Struct, frozen=True, tag_field="t", tag="memory"):
@@ -182,7 +185,18 @@ class Closed(msgspec.Struct, frozen=True, tag_field="t", tag="closed"):
 
 
 Record: TypeAlias = (
-    Header | Sample | Spans | Site | Window | Process | Gap | Frame | Stack | Stacks | Memory | Closed
+    Header
+    | Sample
+    | Spans
+    | Site
+    | Window
+    | Process
+    | Gap
+    | Frame
+    | Stack
+    | Stacks
+    | Memory
+    | Closed
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -32,7 +33,7 @@ class RecordWriter:
     that a later line never joins a torn one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the header's facts, by keyword
         self,
         path: Path,
         collector: str,
@@ -85,10 +86,8 @@ class RecordWriter:
         """Write the closing line and close the file; safe to call twice."""
         if self._fd < 0:
             return
-        try:
+        with contextlib.suppress(OSError):
             self.write(Closed(time_ns=self.clock.now_ns()))
-        except OSError:
-            pass
         self.abandon()
 
     def abandon(self) -> None:

@@ -1,0 +1,1 @@
+"""Put on PYTHONPATH by the launcher; holds nothing but the bootstrap."""

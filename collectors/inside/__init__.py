@@ -1,0 +1,1 @@
+"""What runs inside a training process: a guest that never raises, waits or keeps a tensor."""

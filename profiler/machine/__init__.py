@@ -1,0 +1,1 @@
+"""What the machine can do: its identity, the catalogue of devices, measured roofs."""

@@ -1,0 +1,1 @@
+"""A diagnosis for people: in the terminal, as Markdown."""

@@ -1,0 +1,1 @@
+"""Foreign trace formats into columns, and what follows from the columns alone."""

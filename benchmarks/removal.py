@@ -1,0 +1,187 @@
+"""What each example gains when the cause that bounds it is taken away, all else left equal.
+
+The strongest test of a label: the example is run as it is and with its cause removed, in
+interleaved pairs, each in a process of its own; the figure is the mean steady step of each run,
+then the median over the runs.
+
+    python benchmarks/removal.py [--pairs 3] [--only NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+START_UP_STEPS = 5
+"""Steps left out at the beginning: the first optimizer and the first kernels are set up there."""
+RESIDENT_BATCHES = 8
+BLOCK = 128 * 1024
+"""Elements of the block that takes the place of elementwise_chain's sensor: 0.5 MB a tensor."""
+
+
+def resident_batches(module: ModuleType) -> None:
+    """Input removed: a few batches are made beforehand and used again and again."""
+    loader_class = module.DataLoader
+
+    def resident(dataset: Any, **options: Any) -> list[Any]:
+        batches = []
+        for batch in loader_class(dataset, **options):
+            batches.append(batch)
+            if len(batches) == RESIDENT_BATCHES:
+                break
+        return batches
+
+    vars(module)["DataLoader"] = resident
+
+
+def linear_without_products(module: ModuleType) -> None:
+    """Compute removed: a linear layer reads and writes the same bytes and multiplies nothing."""
+    import torch
+
+    class Touch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
+            ctx.save_for_backward(x, weight)
+            return x + bias + weight.sum()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            x, weight = ctx.saved_tensors
+            return grads[0] + weight.sum(), weight + x.sum(), grads[0].sum(0)
+
+    class Linear(torch.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return Touch.apply(x, self.weight, self.bias)
+
+    # The example builds its teacher, too, from this class: its cost is outside the steps.
+    vars(module)["nn"].Linear = Linear
+
+
+def one_call_for_all_times(module: ModuleType) -> None:
+    """Host removed: the same operations on the same sizes, one call for all of the time steps."""
+
+    class Unrolled(module.Recurrent):  # type: ignore[misc, name-defined]
+        def forward(self, sequence: Any) -> Any:
+            times, batch, _ = sequence.shape
+            state = sequence.new_zeros(times * batch, self.hidden)
+            state = self.cell(sequence.flatten(0, 1), state)
+            return self.readout(state.view(times, batch, -1)[-1]).squeeze(1)
+
+    vars(module)["Recurrent"] = Unrolled
+
+
+def nothing(_module: ModuleType) -> None:
+    """The removal is in the arguments."""
+
+
+class Removal:
+    """How one example's cause is removed: a patch, arguments, and a factor on the step time."""
+
+    def __init__(
+        self,
+        bound: str,
+        what: str,
+        patch: Callable[[ModuleType], None],
+        arguments: tuple[str, ...] = (),
+        factor: float = 1.0,
+    ) -> None:
+        self.bound = bound
+        self.what = what
+        self.patch = patch
+        self.arguments = arguments
+        self.factor = factor
+
+
+REMOVALS = {
+    "slow_store": Removal("input", "resident batches", resident_batches),
+    "decode_in_main": Removal("input", "resident batches", resident_batches),
+    "wide_gemm": Removal("compute", "same bytes, no products", linear_without_products),
+    "elementwise_chain": Removal(
+        "memory",
+        "same arithmetic on tensors that stay in cache",
+        nothing,
+        ("--pixels", str(BLOCK), "--steps", "2000"),
+        16 * 1024 * 1024 / BLOCK,
+    ),
+    "tiny_ops": Removal("host", "same operations, 1 call instead of 200", one_call_for_all_times),
+    "checkpoint_often": Removal("storage", "no checkpoint", nothing, ("--save-every", "1000000")),
+}
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_here(name: str, removed: bool) -> float:
+    """Mean steady step of one run in this process, ms, scaled to the example's own size."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    ends: list[float] = []
+    register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+    removal = REMOVALS[name]
+    module = load(name)
+    sys.argv = [name]
+    if removed:
+        removal.patch(module)
+        sys.argv += removal.arguments
+    with contextlib.redirect_stdout(io.StringIO()):
+        module.main()
+    steady = ends[START_UP_STEPS:]
+    mean_s = (steady[-1] - steady[0]) / (len(steady) - 1)
+    return 1000 * mean_s * (removal.factor if removed else 1.0)
+
+
+def run_apart(name: str, removed: bool) -> float:
+    command = [sys.executable, __file__, "--here", name, *(["--removed"] if removed else [])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout))
+
+
+def compare(name: str, pairs: int) -> None:
+    removal = REMOVALS[name]
+    as_is, without = [], []
+    for _ in range(pairs):
+        as_is.append(run_apart(name, removed=False))
+        without.append(run_apart(name, removed=True))
+    before, after = statistics.median(as_is), statistics.median(without)
+    print(
+        f"{name:18} {removal.bound:8} {before:9.1f} {after:9.1f} {before / after:8.1f}x"
+        f" {100 * (1 - after / before):7.0f} %   {removal.what}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--only", choices=sorted(REMOVALS))
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    parser.add_argument("--removed", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        print(json.dumps(run_here(args.here, args.removed)))
+        return
+    print(f"{'example':18} {'bound':8} {'step ms':>9} {'removed':>9} {'speed-up':>9} {'saved':>9}")
+    for name in [args.only] if args.only else REMOVALS:
+        compare(name, args.pairs)
+
+
+if __name__ == "__main__":
+    main()

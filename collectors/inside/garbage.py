@@ -1,0 +1,35 @@
+"""Garbage-collection pauses, from the interpreter's own callbacks."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from ..records import SpanKind
+from .recorder import Recorder
+
+MIN_PAUSE_NS = 20_000
+"""Shorter pauses are not worth a record: 50 of them make a millisecond."""
+
+
+class GarbagePauses:
+    """Records pauses of the cyclic garbage collector."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._start = 0
+        gc.callbacks.append(self._on_collection)
+
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._start = time.monotonic_ns()
+            return
+        now = time.monotonic_ns()
+        if self._start and now - self._start >= MIN_PAUSE_NS:
+            self._recorder.span(SpanKind.GC, self._start, now, info.get("generation", 0))
+        self._start = 0
+
+    def remove(self) -> None:
+        """Stop listening."""
+        if self._on_collection in gc.callbacks:
+            gc.callbacks.remove(self._on_collection)

@@ -1,0 +1,288 @@
+"""Short torch-profiler windows: after warm-up, once more later, and on demand.
+
+A window is bounded in steps, in time and in events. The number of events cannot be read while the
+profiler runs, so a probe of one step (at most `PROBE_S`) measures the event rate first. The
+watchdog in the recorder's thread ends a window that outlives its time even inside a step: the
+profiler runs in its all-threads mode, which another thread may stop.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ..records import SpanKind, Window
+from .recorder import Recorder
+
+WARM_STEPS = 5
+WARM_S = 0.5
+"""Lazy imports, thread pools and allocators settle in the first steps of a run."""
+
+LATER_S = 20.0
+"""The second window: late enough to differ from the first, early enough for a short run."""
+
+PROBE_S = 0.05
+"""At the 200,000 events/s of the tiniest ops (measured, torch 2.13) this holds 10,000 events."""
+
+MAX_EVENTS = 8_000
+"""Stopping costs 4 to 8 us and 2 kB an event (measured, torch 2.13): 60 ms and 16 MB."""
+
+STEP_COUNTS = (1, 2, 5, 10, 20)
+ALIGNED_STEPS = 5
+ALIGN_BELOW_S = 0.2
+"""Windows of fast steps start at multiples of so many steps and take one of a few lengths, so that
+the ranks of a job, which step together, record the same steps."""
+
+MAX_WINDOW_S = 30.0
+EVENT_MARK = b'"ph": "X"'
+MARKER = "want-trace"
+"""A file of this name in the rank folder asks for a window; it is removed when one starts."""
+
+
+class Windows:
+    """Plans, starts and ends the profiler windows of one training process."""
+
+    def __init__(self, torch: Any, recorder: Recorder) -> None:
+        self._torch = torch
+        self._recorder = recorder
+        self._lock = threading.RLock()
+        self._profile: Any = None
+        self._pending: tuple[Any, Window] | None = None
+        self._annotation: Any = None
+        self._wanted: list[str] = []
+        self._want_at = "step"
+        self._reason = ""
+        self._index = 0
+        self._first_tick = 0
+        self._last_tick = 0
+        self._step_ns = 0
+        self._events_per_s = 0.0
+        self._probed = False
+        self._later_done = False
+        self._start_ns = self._end_by = self._first_step = self._target_step = 0
+        self._start_cost = self._stop_cost = 0
+        self._step = 0
+        self._truncated = False
+        recorder.every_flush.append(self.watch)
+
+    @property
+    def active(self) -> bool:
+        """Whether a window is open now."""
+        return self._profile is not None
+
+    def tick(self, step: int) -> None:
+        """A step ended, in the training thread."""
+        now = time.monotonic_ns()
+        self._step = step
+        if self._last_tick:
+            self._step_ns = now - self._last_tick
+        self._first_tick = self._first_tick or now
+        self._last_tick = now
+        if self._profile is not None:
+            if step >= self._target_step or now >= self._end_by:
+                self.stop(truncated=False)
+            else:
+                self._annotate(step)
+        elif self._due(step, now):
+            self._plan_and_start(step)
+
+    def boundary(self) -> None:
+        """A backward pass begins: where partial windows of heavy steps may start."""
+        if self._profile is None and self._want_at == "backward" and self._wanted:
+            self._plan_and_start(self._step)
+
+    def _due(self, step: int, now: int) -> bool:
+        if self._pending is not None or not self._first_tick:
+            return False
+        if self._step_ns < ALIGN_BELOW_S * 1e9 and step % ALIGNED_STEPS:
+            return False
+        if self._wanted:
+            return self._want_at == "step"
+        if not self._probed:
+            if step >= WARM_STEPS and now - self._first_tick >= WARM_S * 1e9:
+                self._wanted = ["probe"]
+            return bool(self._wanted)
+        if not self._later_done and now - self._first_tick >= LATER_S * 1e9:
+            self._later_done = True
+            self._wanted = ["later"]
+        return bool(self._wanted)
+
+    def _plan_and_start(self, step: int) -> None:
+        self._reason = self._wanted.pop(0)
+        if self._reason == "probe":
+            steps, seconds = 1, PROBE_S
+        else:
+            per_step = max(1.0, self._events_per_s * self._step_ns * 1e-9)
+            affordable = MAX_EVENTS // per_step
+            steps = max([count for count in STEP_COUNTS if count <= affordable], default=1)
+            seconds = MAX_WINDOW_S
+            if self._events_per_s:
+                seconds = min(seconds, max(PROBE_S, 2 * MAX_EVENTS / self._events_per_s))
+        self._target_step = step + steps
+        self._first_step = step
+        self._start(seconds)
+
+    def _start(self, seconds: float) -> None:
+        profiler = self._torch.autograd.profiler
+        if self._torch.autograd._profiler_enabled():
+            return
+        begin = time.monotonic_ns()
+        level = os.environ.get("KINETO_LOG_LEVEL")
+        if level is None:
+            # Kineto of torch 2.13 prints "USDT: ... profiler_start" on the user's stderr.
+            os.environ["KINETO_LOG_LEVEL"] = "6"
+        try:
+            profile = self._make_profile(profiler)
+            profile.__enter__()
+        finally:
+            if level is None:
+                os.environ.pop("KINETO_LOG_LEVEL", None)
+        self._profile = profile
+        self._truncated = False
+        self._start_ns = time.monotonic_ns()
+        self._start_cost = self._start_ns - begin
+        self._end_by = self._start_ns + int(seconds * 1e9)
+        self._recorder.span(SpanKind.PROFILER, begin, self._start_ns, self._index)
+        self._annotate(self._first_step)
+        self._recorder.short_sleep = True
+        self._recorder.wake()
+
+    def _make_profile(self, profiler: Any) -> Any:
+        options: dict[str, Any] = {"use_kineto": True, "record_shapes": True}
+        cuda = self._torch.cuda
+        if cuda.is_available() and cuda.is_initialized():
+            options["use_device"] = "cuda"
+        experimental = self._torch._C._profiler._ExperimentalConfig
+        for settings in (
+            {"profile_all_threads": True, "trace_only": True},
+            {"profile_all_threads": True},
+            {},
+        ):
+            try:
+                config = experimental(**settings)
+            except TypeError:
+                continue  # an older torch that does not know one of the settings
+            return profiler.profile(experimental_config=config, **options)
+        return profiler.profile(**options)
+
+    def _annotate(self, step: int) -> None:
+        self._end_annotation()
+        record_function = self._torch.autograd.profiler.record_function
+        self._annotation = record_function(f"ProfilerStep#{step}")
+        self._annotation.__enter__()
+
+    def _end_annotation(self) -> None:
+        annotation, self._annotation = self._annotation, None
+        if annotation is not None:
+            annotation.__exit__(None, None, None)
+
+    def stop(self, *, truncated: bool) -> None:
+        """End the window; the trace is written later by the recorder's thread."""
+        with self._lock:
+            profile, self._profile = self._profile, None
+            if profile is None:
+                return
+            begin = time.monotonic_ns()
+            if not truncated:
+                self._end_annotation()
+            profile.__exit__(None, None, None)
+            end = time.monotonic_ns()
+            self._stop_cost = end - begin
+            self._recorder.spans.append(
+                (SpanKind.PROFILER, begin, end - begin, self._index, self._recorder.training_thread)
+            )
+            self._recorder.short_sleep = False
+            offset = self._recorder.clock.offset_ns
+            window = Window(
+                index=self._index,
+                start_ns=self._start_ns + offset,
+                end_ns=begin + offset,
+                first_step=self._first_step,
+                steps=self._step - self._first_step,
+                reason=self._reason,
+                start_cost_ns=self._start_cost,
+                stop_cost_ns=self._stop_cost,
+                truncated=truncated,
+            )
+            self._index += 1
+            self._pending = (profile, window)
+        self._recorder.wake()
+
+    def watch(self) -> None:
+        """In the recorder's thread: end an overlong window, export an ended one, read requests."""
+        if self._profile is not None and time.monotonic_ns() >= self._end_by:
+            self.stop(truncated=True)
+        if self._pending is not None:
+            self.export()
+        folder = self._recorder.folder
+        if folder is not None and self._probed and not self._wanted:
+            marker = folder / MARKER
+            if marker.exists():
+                marker.unlink()
+                self._wanted = ["signal"]
+                self._want_at = "step"
+
+    def export(self) -> None:
+        """Write the ended window's trace and its record; plan what follows a probe."""
+        with self._lock:
+            if self._pending is None:
+                return
+            profile, window = self._pending
+            if self._recorder.folder is None:
+                self._recorder.flush()
+            folder = self._recorder.folder
+            if folder is None:
+                self._pending = None
+                return
+            begin = time.monotonic_ns()
+            path = folder / f"trace-{window.index}.json"
+            events = self._write(profile, path)
+            end = time.monotonic_ns()
+            thread = self._recorder.training_thread
+            start = window.start_ns - self._recorder.clock.offset_ns
+            self._recorder.spans.append((SpanKind.WINDOW, start, end - start, window.index, thread))
+            self._recorder.record(
+                Window(
+                    index=window.index,
+                    start_ns=window.start_ns,
+                    end_ns=window.end_ns,
+                    first_step=window.first_step,
+                    steps=window.steps,
+                    file=path.name,
+                    events=events,
+                    reason=window.reason,
+                    start_cost_ns=window.start_cost_ns,
+                    stop_cost_ns=window.stop_cost_ns,
+                    export_cost_ns=end - begin,
+                    truncated=window.truncated,
+                )
+            )
+            self._plan_after(window, events)
+            self._pending = None
+
+    @staticmethod
+    def _write(profile: Any, path: Path) -> int:
+        partial = path.with_suffix(".partial")
+        profile.export_chrome_trace(str(partial))
+        events = partial.read_bytes().count(EVENT_MARK)
+        partial.rename(path)
+        return events
+
+    def _plan_after(self, window: Window, events: int) -> None:
+        seconds = max(1e-4, (window.end_ns - window.start_ns) * 1e-9)
+        self._events_per_s = max(self._events_per_s, events / seconds)
+        if window.reason != "probe":
+            heavy = window.truncated and self._want_at == "step" and window.reason == "warm"
+            self._want_at = "backward" if heavy else "step"
+            self._wanted = ["backward"] if heavy else self._wanted
+            return
+        self._probed = True
+        self._wanted = ["warm"]
+
+    def close(self) -> None:
+        """End and export what is open, at the end of the process."""
+        self.stop(truncated=True)
+        self.export()

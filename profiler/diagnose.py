@@ -1,0 +1,151 @@
+"""From a run folder to a `Diagnosis`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..collectors.records import Gap
+from .diagnosis import (
+    SCHEMA,
+    SLOTS,
+    Diagnosis,
+    Finding,
+    Missing,
+    RankBreakdown,
+    RunSummary,
+    StepTime,
+    Warning_,
+)
+from .errors import BoundscopeError
+from .features import Features, derive
+from .machine import calibrate
+from .machine.roofs import Roofs
+from .rules import discover
+from .rules.base import Evidenced
+from .run.load import Run, load_run
+from .verdict import judge
+
+ROOFS_FILE = "roofs.json"
+"""The machine's roofs, kept in the run folder, so that it is judged alike on another machine."""
+
+
+def diagnose_run(folder: Path, *, measure_roofs: bool = False) -> Diagnosis:
+    """Diagnose one run folder.
+
+    `measure_roofs`: measure this machine's roofs when they are missing; only right after the run,
+    on the machine that ran it. Raises UnusableData when `folder` is no run.
+    """
+    run = load_run(folder)
+    return diagnose_features(derive(run, find_roofs(run, measure=measure_roofs)))
+
+
+def diagnose_features(features: Features) -> Diagnosis:
+    """Judge features: the same features always give the same diagnosis."""
+    case = Evidenced(features)
+    findings: list[Finding] = []
+    if features.ranks:
+        for find in discover().values():
+            findings += find(case)
+    findings.sort(key=lambda finding: -finding.saving.mid)
+    return Diagnosis(
+        schema=SCHEMA,
+        run=_summary(features),
+        verdict=judge(case, findings),
+        breakdown=_rounded(features.shares) if features.ranks else _nothing_known(),
+        ranks=[RankBreakdown(r.rank, _rounded(r.shares)) for r in features.ranks],
+        findings=findings,
+        missing=_missing(features.run.gaps),
+        warnings=_distinct(features.warnings),
+    )
+
+
+def find_roofs(run: Run, *, measure: bool) -> Roofs | None:
+    """The roofs kept with the run, else those kept for this machine, else measured ones."""
+    kept = run.folder / ROOFS_FILE
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(kept.read_bytes(), type=Roofs)
+    process = next((rank.process for rank in run.ranks if rank.process), None)
+    if process is None or not measure:
+        return None
+    threads = int(process.facts.get("threads", "0") or 0) or None
+    roofs = calibrate.load(threads or os.cpu_count() or 1, process.torch)
+    if roofs is None:
+        with contextlib.suppress(BoundscopeError, OSError):
+            roofs = calibrate.measure(process.facts["executable"], threads)
+    if roofs is not None:
+        with contextlib.suppress(OSError):
+            kept.write_bytes(msgspec.json.format(msgspec.json.encode(roofs)))
+    return roofs
+
+
+def _summary(features: Features) -> RunSummary:
+    run, ranks = features.run, features.ranks
+    manifest = run.manifest
+    times = np.concatenate([rank.step_ms for rank in ranks]) if ranks else np.empty(0)
+    step = None
+    if len(times):
+        step = StepTime(round(float(np.median(times)), 4), round(float(np.quantile(times, 0.9)), 4))
+    startup = None
+    if ranks and ranks[0].timeline.steady.any():
+        line = ranks[0].timeline
+        startup = round((int(line.start_ns[line.steady][0]) - manifest.started_ns) * 1e-9, 3)
+    return RunSummary(
+        id=manifest.id,
+        status=run.status,
+        exit_code=manifest.exit_code,
+        world_size=run.world_size,
+        steps=max((len(rank.timeline) + 1 for rank in ranks), default=0),
+        step_ms=step,
+        devices=_devices(run),
+        startup_s=startup,
+        name=manifest.name,
+        steady_steps=features.steady_steps,
+    )
+
+
+def _devices(run: Run) -> list[str]:
+    """Names of the devices that the ranks used; the CPU's where they used no other."""
+    names = [
+        value
+        for rank in run.ranks
+        if rank.process is not None
+        for name, value in rank.process.facts.items()
+        if name.startswith("device.")
+    ]
+    if names:
+        return sorted(set(names))
+    cpu = run.manifest.environment.get("hardware", {}).get("cpu")
+    return [cpu] if cpu and run.ranks else []
+
+
+def _rounded(shares: dict[str, float]) -> dict[str, float]:
+    """Shares to six digits that still sum to 1; the largest one takes the rounding."""
+    rounded = {slot: round(shares[slot], 6) for slot in SLOTS}
+    largest = max(rounded, key=lambda slot: rounded[slot])
+    rounded[largest] = round(rounded[largest] + 1.0 - sum(rounded.values()), 6)
+    return rounded
+
+
+def _nothing_known() -> dict[str, float]:
+    return {**dict.fromkeys(SLOTS, 0.0), "other": 1.0}
+
+
+def _missing(gaps: Iterable[Gap]) -> list[Missing]:
+    seen: dict[tuple[str, str], Missing] = {}
+    for gap in gaps:
+        key = (gap.collector, gap.reason)
+        seen.setdefault(key, Missing(gap.collector, gap.reason, gap.effect, gap.detail))
+    return list(seen.values())
+
+
+def _distinct(warnings: list[Warning_]) -> list[Warning_]:
+    seen: dict[tuple[str, str], Warning_] = {}
+    for warning in warnings:
+        seen.setdefault((warning.slug, warning.text), warning)
+    return list(seen.values())

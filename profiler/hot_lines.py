@@ -1,0 +1,96 @@
+"""The lines of the user's code at which stack samples were taken, by phase of the step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from ..collectors.records import Frame
+from .run.load import Run, StackTable
+
+StackPhase = Literal["input", "backward", "optimizer", "storage", "rest", "worker"]
+
+_LIBRARY = ("/site-packages/", "/dist-packages/", "/torch/", "<frozen", "/lib/python3", "<string>")
+_OWN = ("/boundscope/", "/collectors/inside/", "/collectors/inject/")
+_LOADER = ("torch/utils/data/dataloader.py", "torch/utils/data/_utils/")
+_BACKWARD = ("torch/autograd/graph.py", "torch/autograd/__init__.py")
+_SAVING = ("torch/serialization.py", "torch/distributed/checkpoint/", "safetensors/")
+_OPTIMIZER = "torch/optim/"
+
+
+@dataclass(frozen=True)
+class HotLine:
+    """A line of the user's code: its share of the samples of its phase, and their number."""
+
+    file: str
+    line: int
+    function: str
+    share: float
+    samples: int
+
+
+def stack_phase(frames: list[Frame], worker: bool) -> StackPhase:
+    """What the thread was doing, from the frames of torch that are on its stack."""
+    if worker:
+        return "worker"
+    files = [frame.file for frame in frames]
+    if any(part in file for file in files for part in _SAVING):
+        return "storage"
+    if any(_LOADER[0] in frame.file and "iter" not in frame.function[:4] for frame in frames):
+        return "input"
+    if any(part in file for file in files for part in _BACKWARD):
+        return "backward"
+    if any(_OPTIMIZER in file for file in files):
+        return "optimizer"
+    return "rest"
+
+
+def is_user(file: str) -> bool:
+    """Whether a file is the user's own: neither the standard library nor an installed package."""
+    return bool(file) and not any(part in file for part in (*_LIBRARY, *_OWN))
+
+
+def user_frame(frames: list[Frame]) -> Frame | None:
+    """The innermost frame that is the user's own."""
+    for frame in reversed(frames):
+        if is_user(frame.file):
+            return frame
+    return None
+
+
+def hot_lines(run: Run, pid: int, phase: StackPhase, limit: int = 3) -> list[HotLine]:
+    """The user's lines with most samples in `phase` of rank process `pid`, most first.
+
+    Loader workers of every rank are taken together: their stacks name the dataset, not the rank.
+    """
+    counts: Counter[tuple[str, int, str]] = Counter()
+    total = 0
+    for table, samples in _tables(run, pid, phase):
+        for stack_id, count in samples.items():
+            frames = [table.frames[f] for f in table.stacks.get(stack_id, []) if f in table.frames]
+            if not frames or stack_phase(frames, phase == "worker") != phase:
+                continue
+            total += count
+            frame = user_frame(frames)
+            if frame is not None and not (phase == "worker" and len(frames) < 3):
+                counts[frame.file, frame.line, frame.function] += count
+    return [
+        HotLine(file, line, function, count / total, count)
+        for (file, line, function), count in counts.most_common(limit)
+    ]
+
+
+def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, Counter[int]]]:
+    wanted = "worker" if phase == "worker" else "rank"
+    result = []
+    for owner, table in run.stacks.items():
+        if phase != "worker" and owner != pid:
+            continue
+        counts: Counter[int] = Counter()
+        for sample in table.samples:
+            if sample.role == wanted:
+                counts.update(dict(sample.counts))
+        if counts:
+            result.append((table, counts))
+    return result

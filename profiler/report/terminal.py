@@ -1,0 +1,148 @@
+"""The diagnosis in a terminal: the verdict, a bar of slots, findings, fixes, what was missing."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.text import Text
+
+from ..diagnosis import Diagnosis, Finding, Place
+from ..text import duration, milliseconds, percent, plural
+
+SLOT_COLOURS = {
+    "compute": "#0072b2",
+    "memory": "#56b4e9",
+    "network": "#d55e00",
+    "imbalance": "#cc79a7",
+    "input": "#e69f00",
+    "host": "#f0e442",
+    "storage": "#009e73",
+    "evaluation": "#999999",
+    "other": "#666666",
+}
+"""Okabe and Ito's palette, safe for the colour-blind; a slot has the same colour everywhere."""
+
+SLOT_MARKS = dict(zip(SLOT_COLOURS, "█▓▒◆░▞▚▤·", strict=True))
+"""Without colours the bar still tells the slots apart."""
+
+BAR_WIDTH = 60
+MAX_FINDINGS = 3
+MAX_PLACES = 3
+MAX_FIXES = 2
+
+
+def render(diagnosis: Diagnosis, console: Console) -> None:
+    """Print the diagnosis. Names from the run are text: they are never read as markup."""
+    _verdict(diagnosis, console)
+    if diagnosis.run.steps:
+        _bar(diagnosis, console)
+    for number, finding in enumerate(diagnosis.findings[:MAX_FINDINGS], start=1):
+        _finding(number, finding, console)
+    left = len(diagnosis.findings) - MAX_FINDINGS
+    if left > 0:
+        _line(console, f"  and {plural(left, 'smaller finding')}: boundscope diagnose --json")
+    _missing(diagnosis, console)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _verdict(diagnosis: Diagnosis, console: Console) -> None:
+    run, verdict = diagnosis.run, diagnosis.verdict
+    console.print()
+    colour = SLOT_COLOURS.get(verdict.bound, "")
+    _line(console, verdict.headline, f"bold {colour}".strip())
+    facts = [f"confidence {verdict.confidence:.2f}"] if verdict.bound != "unknown" else []
+    if run.step_ms is not None:
+        facts.append(
+            f"{run.steps:,} steps, median {milliseconds(run.step_ms.median)}, "
+            f"p90 {milliseconds(run.step_ms.p90)}"
+        )
+    if run.world_size > 1:
+        facts.append(plural(run.world_size, "rank"))
+    if run.startup_s is not None:
+        facts.append(f"start-up {duration(run.startup_s)}")
+    if run.status != "finished":
+        code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
+        facts.append(f"{run.status}{code}")
+    if facts:
+        _line(console, "  " + " · ".join(facts), "dim")
+
+
+def _bar(diagnosis: Diagnosis, console: Console) -> None:
+    shown = sorted(
+        ((slot, share) for slot, share in diagnosis.breakdown.items() if share >= 0.005),
+        key=lambda item: -item[1],
+    )
+    if not shown:
+        return
+    widths = _widths([share for _, share in shown])
+    bar = Text("  ")
+    legend = Text("  ")
+    for (slot, share), width in zip(shown, widths, strict=True):
+        bar.append(SLOT_MARKS[slot] * width, style=SLOT_COLOURS[slot])
+        legend.append(SLOT_MARKS[slot], style=SLOT_COLOURS[slot])
+        legend.append(f" {slot} {percent(share)}   ")
+    console.print(bar, soft_wrap=True)
+    console.print(legend, soft_wrap=True)
+
+
+def _widths(shares: list[float]) -> list[int]:
+    """Whole cells that sum to the bar's width, by largest remainder."""
+    exact = [share / sum(shares) * BAR_WIDTH for share in shares]
+    widths = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: widths[i] - exact[i])
+    for index in by_remainder[: BAR_WIDTH - sum(widths)]:
+        widths[index] += 1
+    return widths
+
+
+def _finding(number: int, finding: Finding, console: Console) -> None:
+    console.print()
+    saving = finding.saving
+    title = Text(f"{number}. {finding.title}", style="bold")
+    title.append(
+        f"  saves up to {percent(saving.mid)} of step time "
+        f"({percent(saving.low)} to {percent(saving.high)}), {finding.speedup:g} times as fast",
+        style="not bold",
+    )
+    console.print(title, soft_wrap=True)
+    for where in finding.where[:MAX_PLACES]:
+        _line(console, f"   at {describe_place(where)}", SLOT_COLOURS[finding.bound])
+    for evidence in finding.evidence:
+        _line(console, f"   - {evidence.text}")
+    for fix in finding.fixes[:MAX_FIXES]:
+        _line(console, f"   → {fix.title}")
+        for line in fix.snippet.splitlines():
+            _line(console, f"       {line}", "cyan")
+
+
+def describe_place(where: Place) -> str:
+    """A place in words: file and line, then op or collective, then the rank."""
+    parts = []
+    if where.file:
+        line = f":{where.line}" if where.line else ""
+        function = f" in {where.function}" if where.function else ""
+        parts.append(f"{shorten(where.file)}{line}{function}")
+    parts += [name for name in (where.op, where.kernel, where.collective) if name]
+    if where.rank is not None:
+        parts.append(f"(rank {where.rank})")
+    return " ".join(parts)
+
+
+def shorten(path: str) -> str:
+    """The path relative to the current folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path
+
+
+def _missing(diagnosis: Diagnosis, console: Console) -> None:
+    if not diagnosis.missing and not diagnosis.warnings:
+        return
+    console.print()
+    for missing in diagnosis.missing:
+        _line(console, f"  missing {missing.collector} ({missing.reason}): {missing.effect}", "dim")
+    for warning in diagnosis.warnings:
+        _line(console, f"  warning[{warning.slug}]: {warning.text}", "yellow")

@@ -1,0 +1,150 @@
+"""What the rules share: the case they judge, savings with intervals, places, limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..diagnosis import SLOTS, Evidence, Finding, Fix, Place, Saving, Slot
+from ..features import Features, RankFeatures
+from ..hot_lines import HotLine
+
+MIN_SHARE = 0.05
+"""Nothing below 5 % is claimed: one GEMM varies by up to 14 % between devices of a fleet (PRISM,
+2025), and XProf calls input above 5 % moderately bound."""
+
+MODELLED_UNCERTAINTY = 0.15
+"""Relative width of the interval of shares that come from trace windows, not from every step."""
+
+MEASURED_UNCERTAINTY = 0.02
+"""Absolute width of the interval of shares that every step measures (loader, checkpoint)."""
+
+MEASURED_SLOTS = frozenset({"input", "storage", "evaluation"})
+
+FOLLOWED_SLOTS = ("input", "host", "compute", "memory", "storage", "evaluation")
+"""What can make a rank late."""
+
+FOLLOW_MIN = 0.5
+"""A rank's lateness is charged to its causes when they explain at least half of the wait."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Who made the others wait and in which slots: `charged` adds to the slots' shares."""
+
+    rank: int | None
+    charged: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evidenced:
+    """A case: the features, and what follows from comparing the ranks."""
+
+    features: Features
+
+    @cached_property
+    def blame(self) -> Blame:
+        """Charge the waits for a late rank to what made it late."""
+        return follow(self.features)
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """Slot to the share of step time that would go with it, causes followed."""
+        scores = dict(self.features.shares)
+        for slot, extra in self.blame.charged.items():
+            scores[slot] += extra
+            scores["imbalance"] -= extra
+        scores["imbalance"] = max(0.0, scores["imbalance"])
+        return scores
+
+    @property
+    def cores(self) -> int:
+        """Cores that the job may use; 1 where nothing is recorded."""
+        limits = self.features.run.manifest.environment.get("limits", {})
+        return max(1, math.floor(_number(limits.get("cores", "")) or 1))
+
+    def worst_rank(self, slot: str) -> RankFeatures:
+        """The rank with the largest share of `slot`."""
+        return max(self.features.ranks, key=lambda rank: rank.shares[slot])
+
+    def saving(self, slot: str, share: float | None = None) -> Saving:
+        """Share of the step that would go with `slot`, with the spread over blocks of steps."""
+        mid = self.scores[slot] if share is None else share
+        column = SLOTS.index(slot)
+        blocks = np.mean(
+            [np.quantile(rank.block_shares[:, column], [0.1, 0.9]) for rank in self.features.ranks],
+            axis=0,
+        )
+        own = self.features.shares[slot] or 1.0
+        low, high = mid * blocks[0] / own, mid * blocks[1] / own
+        if slot in MEASURED_SLOTS:
+            low, high = low - MEASURED_UNCERTAINTY, high + MEASURED_UNCERTAINTY
+        else:
+            low, high = low * (1 - MODELLED_UNCERTAINTY), high * (1 + MODELLED_UNCERTAINTY)
+        bounds = (max(0.0, min(low, mid)), min(0.99, max(high, mid)))
+        low, high = (round(float(bound), 4) for bound in bounds)
+        return Saving(low, round(float(min(mid, 0.99)), 4), high)
+
+    def finding(  # noqa: PLR0913 - the parts of a finding, by keyword
+        self,
+        *,
+        id: str,
+        bound: Slot,
+        title: str,
+        evidence: list[Evidence],
+        where: list[Place],
+        fixes: list[Fix],
+        share: float | None = None,
+    ) -> Finding:
+        """A finding whose saving is the slot's score, or `share` of the step."""
+        saving = self.saving(bound, share)
+        return Finding(
+            id=id,
+            bound=bound,
+            saving=saving,
+            speedup=round(1 / (1 - saving.mid), 2),
+            evidence=evidence,
+            where=where,
+            fixes=fixes,
+            title=title,
+        )
+
+
+def follow(features: Features) -> Blame:
+    """Find the rank that the others wait for, and the slots in which it spends more than they.
+
+    The late rank is the one that waits least. When its excess over the others' means explains at
+    least `FOLLOW_MIN` of their wait, the wait is charged to the slots of the excess in
+    proportion; ranks that are late in turn explain nothing, and the wait stays `imbalance`.
+    """
+    wait = features.shares.get("imbalance", 0.0)
+    if len(features.ranks) < 2 or wait < MIN_SHARE / 2:
+        return Blame(None, {})
+    late = min(features.ranks, key=lambda rank: rank.shares["imbalance"])
+    others = [rank for rank in features.ranks if rank is not late]
+    waited = float(np.mean([rank.shares["imbalance"] for rank in others]))
+    excess = {
+        slot: late.shares[slot] - float(np.mean([rank.shares[slot] for rank in others]))
+        for slot in FOLLOWED_SLOTS
+    }
+    positive = {slot: value for slot, value in excess.items() if value > 0}
+    explained = sum(positive.values())
+    if waited <= 0 or explained < FOLLOW_MIN * waited:
+        return Blame(late.rank, {})
+    charged = {slot: wait * value / explained for slot, value in positive.items()}
+    return Blame(late.rank, charged)
+
+
+def place(line: HotLine, rank: int | None = None) -> Place:
+    """A hot line as a finding's place."""
+    return Place(rank=rank, file=line.file, line=line.line, function=line.function)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.split(maxsplit=1)[0])
+    except (ValueError, IndexError):
+        return 0.0

@@ -1,0 +1,94 @@
+"""Compute-bound: arithmetic limits the step."""
+
+from __future__ import annotations
+
+from ..diagnosis import Evidence, Finding, Fix, Place
+from ..hot_lines import hot_lines
+from ..text import percent, scaled
+from .base import MIN_SHARE, Evidenced, place
+
+NEAR_ROOF = 0.6
+"""From here on an op counts as running at its roof: large GEMMs reach 60 to 90 % of a measured peak
+in practice, depending on their shape."""
+
+
+def find(case: Evidenced) -> list[Finding]:
+    """One finding for the op in which arithmetic takes longest."""
+    share = case.scores["compute"]
+    if share < MIN_SHARE:
+        return []
+    rank = case.worst_rank("compute")
+    ops = [op for op in rank.ops if op.slot == "compute" and op.work_ns > 0]
+    if not ops:
+        return []
+    work = sum(op.work_ns for op in ops)
+    top = ops[0]
+    flop = sum(op.flop for op in ops)
+    rate = flop / (work * 1e-9)
+    achieved = sum(op.attainable_ns for op in ops) / work
+    evidence = [
+        Evidence(
+            f"{top.name} on {top.dims} takes {percent(top.work_ns / work)} of the arithmetic",
+            "compute.top_op_share",
+            round(top.work_ns / work, 4),
+            "share",
+            "trace",
+        ),
+        Evidence(
+            f"the arithmetic ops reach {scaled(rate, 'FLOP/s')}",
+            "compute.flop_rate",
+            round(rate, 1),
+            "FLOP/s",
+            "trace",
+        ),
+    ]
+    if achieved > 0:
+        text = f"that is {percent(min(achieved, 1.0))} of what this machine's roofs allow"
+        evidence.append(Evidence(text, "compute.roof_share", round(achieved, 4), "share", "trace"))
+    where = [Place(rank=rank.rank, op=top.name)]
+    where += [
+        place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
+    ]
+    return [
+        case.finding(
+            id="at-the-roof" if achieved >= NEAR_ROOF else "arithmetic",
+            bound="compute",
+            title="The arithmetic itself takes the time"
+            + (", at the machine's roof" if achieved >= NEAR_ROOF else ""),
+            evidence=evidence,
+            where=where,
+            fixes=_fixes(case, achieved),
+        )
+    ]
+
+
+def _fixes(case: Evidenced, achieved: float) -> list[Fix]:
+    fixes = []
+    roofs = case.features.roofs
+    bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
+    fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
+    if fp32 and bf16 > 1.5 * fp32:
+        fixes.append(
+            Fix(
+                "Compute in bfloat16",
+                f"Measured here, matrix products run {bf16 / fp32:.1f} times as fast in bfloat16 "
+                "as in float32.",
+                'with torch.autocast("cpu", dtype=torch.bfloat16):\n    loss = loss_of(model(x))',
+            )
+        )
+    if achieved and achieved < NEAR_ROOF:
+        fixes.append(
+            Fix(
+                "Give each op more to do",
+                "The ops stay below the machine's roof: larger batches and sizes that are "
+                "multiples of 16 use it better.",
+            )
+        )
+    fixes.append(
+        Fix(
+            "Less work or faster hardware",
+            "A smaller model, a shorter sequence, fewer recomputed activations; otherwise nothing "
+            "but more arithmetic per second helps.",
+        )
+    )
+    return fixes

@@ -1,0 +1,49 @@
+"""Evaluation-bound: validation inside the training run takes the time."""
+
+from __future__ import annotations
+
+from ...collectors.records import SpanKind
+from ..diagnosis import Evidence, Finding, Fix, Place
+from ..text import duration, percent
+from .base import MIN_SHARE, Evidenced
+
+
+def find(case: Evidenced) -> list[Finding]:
+    """One finding when validation takes more than a twentieth of the steady time."""
+    share = case.scores["evaluation"]
+    if share < MIN_SHARE:
+        return []
+    rank = case.worst_rank("evaluation")
+    starts, ends = rank.timeline.phase_intervals["evaluation"]
+    seconds = float((ends - starts).sum()) * 1e-9
+    steps = len(rank.timeline)
+    site = rank.data.site("eval", 0)
+    where = [] if site is None else [Place(rank=rank.rank, file=site.file, line=site.line)]
+    if not where and len(rank.data.spans.of(SpanKind.EVAL_LOADER)):
+        index = int(rank.data.spans.of(SpanKind.EVAL_LOADER).detail[0])
+        loop = rank.data.site("loader", index)
+        where = [] if loop is None else [Place(rank=rank.rank, file=loop.file, line=loop.line)]
+    evidence = [
+        Evidence(
+            f"validation ran for {duration(seconds)} in {steps:,} steps: {percent(share)} of the "
+            "steady time",
+            "evaluation.seconds",
+            round(seconds, 4),
+            "s",
+            "steps",
+        )
+    ]
+    fixes = [
+        Fix("Validate less often, or on a part of the validation set"),
+        Fix("Use larger batches: without gradients several times as many samples fit"),
+    ]
+    return [
+        case.finding(
+            id="frequent-evaluation",
+            bound="evaluation",
+            title="Validation takes a large part of the run",
+            evidence=evidence,
+            where=where,
+            fixes=fixes,
+        )
+    ]

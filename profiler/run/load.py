@@ -1,0 +1,278 @@
+"""From a run folder to a `Run`: everything that was collected, as plain tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...collectors.records import (
+    Frame,
+    Gap,
+    Manifest,
+    Memory,
+    Process,
+    Record,
+    Sample,
+    Site,
+    SpanKind,
+    Spans,
+    Stack,
+    Stacks,
+    Window,
+)
+from .files import RecordFile, read_records
+from .manifest import read_manifest
+from .status import effective_status
+
+Int64 = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SpanTable:
+    """Spans of the training thread, sorted by start. Times are ns since the epoch."""
+
+    kind: Bytes  # ord of the `SpanKind` letter
+    start_ns: Int64
+    duration_ns: Int64
+    detail: Int64
+
+    def of(self, *kinds: str) -> SpanTable:
+        """Only the spans of the given kinds."""
+        mask = np.isin(self.kind, [ord(kind) for kind in kinds])
+        return SpanTable(
+            self.kind[mask], self.start_ns[mask], self.duration_ns[mask], self.detail[mask]
+        )
+
+    @property
+    def end_ns(self) -> Int64:
+        """End of each span."""
+        return self.start_ns + self.duration_ns
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True)
+class StackTable:
+    """Stack samples: per entry a stack (frame ids, outermost first), a count, and whose it is."""
+
+    frames: dict[int, Frame]
+    stacks: dict[int, list[int]]
+    samples: list[Stacks]
+
+    def __bool__(self) -> bool:
+        return bool(self.samples)
+
+
+@dataclass(frozen=True)
+class RankData:
+    """What one training process recorded."""
+
+    rank: int
+    pid: int
+    host: str
+    folder: Path
+    spans: SpanTable
+    sites: list[Site]
+    windows: list[Window]
+    process: Process | None
+    memory: list[Memory]
+    gaps: list[Gap]
+    world_size: int | None = None
+    closed: bool = False
+
+    @property
+    def steps_seen(self) -> int:
+        """How many optimizer steps were recorded."""
+        marks = (SpanKind.OPTIMIZER, SpanKind.SKIPPED, SpanKind.STEP)
+        return len(self.spans.of(*marks))
+
+    def site(self, what: str, index: int) -> Site | None:
+        """The place that spans of a kind call `index`."""
+        for site in self.sites:
+            if site.what == what and site.index == index:
+                return site
+        return None
+
+    def trace_path(self, window: Window) -> Path | None:
+        """Where the window's trace lies: compressed after the run, plain before."""
+        for name in (window.file + ".gz", window.file):
+            if window.file and (self.folder / name).exists():
+                return self.folder / name
+        return None
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Samples of one collector on one host: metric name to (times in ns, values)."""
+
+    collector: str
+    host: str
+    series: dict[str, tuple[Int64, Float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded run. Files are read when they are first asked for."""
+
+    folder: Path
+    manifest: Manifest
+    status: Literal["running", "finished", "failed", "killed"]
+    skipped_lines: list[str] = field(default_factory=list)
+
+    @cached_property
+    def ranks(self) -> list[RankData]:
+        """Training processes by rank.
+
+        Where some processes took optimizer steps, those that only iterated a loader (a data
+        server, a preprocessing child) are not ranks.
+        """
+        found = [_load_rank(path) for path in sorted(self.folder.glob("rank-*-*"))]
+        trained = [rank for rank in found if rank.steps_seen]
+        usable = trained or [rank for rank in found if len(rank.spans)]
+        return sorted(_latest_by_rank(usable), key=lambda rank: rank.rank)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the job as it says itself, at least those that were recorded."""
+        said = [rank.world_size for rank in self.ranks if rank.world_size]
+        return max([*said, len(self.ranks)])
+
+    @cached_property
+    def metrics(self) -> list[MetricTable]:
+        """Samples of the collectors beside the training."""
+        tables = []
+        for file in self._node_files:
+            series = _series(file.records)
+            if series and file.header is not None:
+                tables.append(MetricTable(file.header.collector, file.header.host, series))
+        return tables
+
+    @cached_property
+    def stacks(self) -> dict[int, StackTable]:
+        """Stack samples per rank process (pid), from outside or from inside."""
+        tables: dict[int, StackTable] = {}
+        inside = [read_records(path) for path in self.folder.glob("rank-*-*/stacks*.jsonl")]
+        for file in [*self._node_files, *inside]:
+            _add_stacks(tables, file.records)
+        return tables
+
+    @cached_property
+    def processes(self) -> list[Process]:
+        """Python processes that imported torch, trained or not."""
+        return [r for file in self._node_files for r in file.records if isinstance(r, Process)]
+
+    @cached_property
+    def gaps(self) -> list[Gap]:
+        """Everything that could not be collected, from the manifest and from every file."""
+        gaps = list(self.manifest.gaps)
+        for file in self._node_files:
+            gaps += [record for record in file.records if isinstance(record, Gap)]
+        for rank in self.ranks:
+            gaps += rank.gaps
+        for path in self.folder.glob("rank-*-*/stacks*.jsonl"):
+            gaps += [r for r in read_records(path).records if isinstance(r, Gap)]
+        return gaps
+
+    @cached_property
+    def _node_files(self) -> list[RecordFile]:
+        return [read_records(path) for path in sorted(self.folder.glob("node-*/*.jsonl"))]
+
+
+def load_run(folder: Path) -> Run:
+    """Open a run folder; raises UnusableData when it is none."""
+    manifest = read_manifest(folder)
+    return Run(folder, manifest, effective_status(manifest, folder))
+
+
+def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:
+    """One process per rank: after an elastic restart, the one that recorded most steps."""
+    best: dict[int, RankData] = {}
+    for rank in ranks:
+        known = best.get(rank.rank)
+        if known is None or rank.steps_seen > known.steps_seen:
+            best[rank.rank] = rank
+    return list(best.values())
+
+
+def _load_rank(folder: Path) -> RankData:
+    file = read_records(folder / "steps.jsonl")
+    header = file.header
+    name_parts = folder.name.split("-")
+    records = file.records
+    return RankData(
+        rank=int(name_parts[1]) if header is None or header.rank is None else header.rank,
+        pid=int(name_parts[2]) if header is None else header.pid,
+        host="" if header is None else header.host,
+        folder=folder,
+        spans=_span_table(records),
+        sites=[record for record in records if isinstance(record, Site)],
+        windows=[record for record in records if isinstance(record, Window)],
+        process=next((r for r in reversed(records) if isinstance(r, Process)), None),
+        memory=[record for record in records if isinstance(record, Memory)],
+        gaps=[record for record in records if isinstance(record, Gap)],
+        world_size=None if header is None else header.world_size,
+        closed=file.closed,
+    )
+
+
+def _span_table(records: Iterable[Record]) -> SpanTable:
+    kinds: list[Bytes] = []
+    columns: list[list[Int64]] = [[], [], []]
+    for record in records:
+        if not isinstance(record, Spans):
+            continue
+        kind = np.frombuffer(record.kind.encode(), np.uint8)
+        values: list[Any] = [record.start, record.duration, record.detail]
+        arrays = [np.asarray(value, np.int64) for value in values]
+        arrays[0] = arrays[0] + record.base_ns
+        if record.thread:
+            keep = np.asarray(record.thread) == 0
+            kind, arrays = kind[keep], [array[keep] for array in arrays]
+        kinds.append(kind)
+        for column, array in zip(columns, arrays, strict=True):
+            column.append(array)
+    if not kinds:
+        empty = np.empty(0, np.int64)
+        return SpanTable(np.empty(0, np.uint8), empty, empty, empty)
+    start, duration, detail = (np.concatenate(column) for column in columns)
+    order = np.lexsort((-duration, start))
+    return SpanTable(np.concatenate(kinds)[order], start[order], duration[order], detail[order])
+
+
+def _series(records: Iterable[Record]) -> dict[str, tuple[Int64, Float]]:
+    times: dict[str, list[int]] = defaultdict(list)
+    values: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, Sample):
+            for name, value in record.values.items():
+                times[name].append(record.time_ns)
+                values[name].append(value)
+    return {
+        name: (np.asarray(times[name], np.int64), np.asarray(values[name], np.float64))
+        for name in times
+    }
+
+
+def _add_stacks(tables: dict[int, StackTable], records: list[Record]) -> None:
+    """Add one file's samples; frame and stack ids count within their file."""
+    samples = [record for record in records if isinstance(record, Stacks)]
+    if not samples:
+        return
+    frames = {record.id: record for record in records if isinstance(record, Frame)}
+    stacks = {record.id: record.frames for record in records if isinstance(record, Stack)}
+    by_rank: dict[int, list[Stacks]] = defaultdict(list)
+    for sample in samples:
+        by_rank[sample.pid].append(sample)
+    for pid, mine in by_rank.items():
+        if pid not in tables or len(mine) > len(tables[pid].samples):
+            tables[pid] = StackTable(frames, stacks, mine)

@@ -1,0 +1,335 @@
+"""From decoded events to columns, chunk by chunk, so that no more than a chunk is ever objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from .arguments import ArgumentReader, tensor_bytes
+from .categories import category_of, depends_on_name
+from .decode import AnyEvent, ExactEvent
+from .notes import Notes
+from .table import DEVICE_WORK, Category, Events, Int64, Signature, Thread
+
+_K = TypeVar("_K", bound=Hashable)
+
+_BY_NAME_TOO = 255  # category code of events whose category depends on their name
+_DAY_NS = 86_400 * 10**9
+_MAX_EXACT_US = 9.0e15  # beyond this a double's µs are no longer whole numbers
+_EPOCH_NS = 10**18
+"""Time stamps above this (2001) are since 1970; clocks since boot stay far below."""
+
+_THREE_DECIMALS = re.compile(rb"(?:\d{1,17}\.\d{3},)*")
+
+_COLLECTIVE = re.compile(r"(?:gloo|mpi|ucc|nccl|rccl|xccl|hccl):")
+"""Annotations that torch's process groups put around a collective."""
+
+_EVENT_COLUMNS: dict[str, type[Any]] = {
+    "start_ns": np.int64,
+    "duration_ns": np.int64,
+    "category": np.uint8,
+    "name": np.int32,
+    "thread": np.int32,
+    "device": np.int32,
+    "stream": np.int32,
+    "correlation": np.int64,
+    "external_id": np.int64,
+    "signature": np.int32,
+    "args": np.int32,
+    "bytes": np.int64,
+}
+
+
+Finished: TypeAlias = tuple[Events, list[str], list[Thread], list[Signature], list[dict[str, Any]]]
+
+
+class Interner(dict[_K, int], Generic[_K]):
+    """Numbers keys in the order first seen."""
+
+    def __missing__(self, key: _K) -> int:
+        index = self[key] = len(self)
+        return index
+
+
+class _Categories(dict[str, int]):
+    def __missing__(self, cat: str) -> int:
+        code = _BY_NAME_TOO if depends_on_name(cat) else int(category_of(cat, ""))
+        self[cat] = code
+        return code
+
+
+class _Threads(dict[tuple[int | str, int | str], int]):
+    """Numbers threads; 7 and "7" are the same thread id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = Interner[tuple[str, str]]()
+
+    def __missing__(self, key: tuple[int | str, int | str]) -> int:
+        index = self[key] = self.rows[(str(key[0]), str(key[1]))]
+        return index
+
+
+class Columns:
+    """Takes events, gives the sorted table."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self._names = Interner[str]()
+        self._categories = _Categories()
+        self._threads = _Threads()
+        self._thread_names: dict[tuple[str, str], str] = {}
+        self._arguments = ArgumentReader()
+        self._parts: list[dict[str, npt.NDArray[Any]]] = []
+        self._document_start = 0
+
+    def add(self, events: Sequence[AnyEvent]) -> None:
+        """Take a chunk of events."""
+        spans = [event for event in events if event.ph == "X"]
+        if len(spans) != len(events):
+            self._others(events)
+        if spans:
+            self._spans(spans)
+
+    def end_document(self, base_ns: int) -> None:
+        """Place the events since the last document's end on the epoch: `base_ns` is their zero."""
+        for part in self._parts[self._document_start :]:
+            part["start_ns"] += base_ns
+        self._document_start = len(self._parts)
+
+    def _others(self, events: Sequence[AnyEvent]) -> None:
+        pairs = 0
+        for event in events:
+            ph = event.ph
+            if ph == "M" and event.name == "thread_name":
+                self._name_thread(event)
+            elif ph in ("B", "E"):
+                pairs += 1
+        self._notes.add(
+            "unpaired-events", "Begin and end events (B, E) are not read; Kineto has none.", pairs
+        )
+
+    def _name_thread(self, event: AnyEvent) -> None:
+        try:
+            name = msgspec.json.decode(event.args).get("name", "")
+        except (msgspec.MsgspecError, AttributeError, UnicodeDecodeError):
+            return
+        if isinstance(name, str) and name:
+            self._thread_names[(str(event.pid), str(event.tid))] = name
+
+    def _spans(self, spans: list[Any]) -> None:
+        count = len(spans)
+        names = [event.name for event in spans]
+        category = np.fromiter(
+            map(self._categories.__getitem__, [event.cat for event in spans]), np.uint8, count
+        )
+        for index in np.flatnonzero(category == _BY_NAME_TOO).tolist():
+            category[index] = category_of(spans[index].cat, names[index])
+        part: dict[str, npt.NDArray[Any]] = {
+            "category": category,
+            "name": np.fromiter(map(self._names.__getitem__, names), np.int32, count),
+            "thread": np.fromiter(
+                map(
+                    self._threads.__getitem__,
+                    zip([e.pid for e in spans], [e.tid for e in spans], strict=True),
+                ),
+                np.int32,
+                count,
+            ),
+        }
+        start, placed = _starts(spans)
+        part["start_ns"] = start
+        part["duration_ns"] = self._durations(spans)
+        part |= self._arguments.read(category, spans)
+        self._place_on_streams(part, spans)
+        if not placed.all():
+            self._notes.add(
+                "absurd-time-stamps",
+                "Events at a time that cannot be: left out.",
+                int(np.count_nonzero(~placed)),
+            )
+            part = {key: column[placed] for key, column in part.items()}
+        self._parts.append(part)
+
+    def _durations(self, spans: list[Any]) -> Int64:
+        micros = np.fromiter([event.dur for event in spans], np.float64, len(spans))
+        negative = micros < 0
+        absurd = ~(micros < _DAY_NS / 1000)  # a duration that is not a number counts, too
+        if negative.any():
+            self._notes.add(
+                "negative-durations",
+                "Events that end before they begin: their duration is read as 0.",
+                int(np.count_nonzero(negative)),
+            )
+        if absurd.any():
+            self._notes.add(
+                "absurd-durations",
+                "Events longer than a day: their duration is read as 0.",
+                int(np.count_nonzero(absurd)),
+            )
+        micros[negative | absurd] = 0.0
+        return np.rint(micros * 1000).astype(np.int64)
+
+    def _place_on_streams(self, part: dict[str, npt.NDArray[Any]], spans: list[Any]) -> None:
+        """Take device and stream from the row where the arguments do not have them."""
+        work = np.isin(part["category"], DEVICE_WORK)
+        for column, row in (("device", "pid"), ("stream", "tid")):
+            values = part[column]
+            values[~work] = -1
+            for index in np.flatnonzero(work & (values < 0)).tolist():
+                values[index] = _trailing_number(getattr(spans[index], row))
+
+    def finish(
+        self,
+    ) -> tuple[Events, list[str], list[Thread], list[Signature], list[dict[str, Any]]]:
+        """Return (events sorted, names, threads, signatures, args) and forget the chunks."""
+        self._drop_absurd_starts()
+        events = Events(**self._sorted())
+        names = list(self._names)
+        signatures = self._arguments.signatures()
+        _fill_collective_bytes(events, names, signatures)
+        return (
+            events,
+            names,
+            self._thread_rows(events),
+            signatures,
+            self._arguments.others(),
+        )
+
+    def _drop_absurd_starts(self) -> None:
+        """Leave out events more than a day from the middle of the trace."""
+        starts = [part["start_ns"] for part in self._parts if len(part["start_ns"])]
+        if not starts:
+            return
+        middle = int(np.median([int(np.median(start)) for start in starts]))
+        for index, part in enumerate(self._parts):
+            near = np.abs(part["start_ns"] - middle) <= _DAY_NS
+            if not near.all():
+                self._notes.add(
+                    "absurd-time-stamps",
+                    "Events at a time that cannot be: left out.",
+                    int(np.count_nonzero(~near)),
+                )
+                self._parts[index] = {key: column[near] for key, column in part.items()}
+
+    def _sorted(self) -> dict[str, npt.NDArray[Any]]:
+        start, duration = self._joined("start_ns"), self._joined("duration_ns")
+        order = _time_order(start, duration)
+        columns = {"start_ns": start[order], "duration_ns": duration[order]}
+        del start, duration
+        for name in _EVENT_COLUMNS:
+            if name not in columns:
+                columns[name] = self._joined(name)[order]
+        self._parts.clear()
+        return columns
+
+    def _joined(self, name: str) -> npt.NDArray[Any]:
+        """Concatenate one column and drop its parts at once, to keep the peak of memory low."""
+        parts = [part.pop(name) for part in self._parts]
+        if not parts:
+            return np.empty(0, _EVENT_COLUMNS[name])
+        return np.concatenate(parts, dtype=_EVENT_COLUMNS[name], casting="same_kind")
+
+    def _thread_rows(self, events: Events) -> list[Thread]:
+        count = len(self._threads.rows)
+        on_device = np.zeros(count, np.bool_)
+        device = np.isin(events.category, (*DEVICE_WORK, Category.DEVICE_ANNOTATION))
+        on_device[np.unique(events.thread[device])] = True
+        return [
+            Thread(pid, tid, self._thread_names.get((pid, tid), ""), bool(is_device))
+            for (pid, tid), is_device in zip(self._threads.rows, on_device.tolist(), strict=True)
+        ]
+
+
+def _fill_collective_bytes(events: Events, names: list[str], signatures: list[Signature]) -> None:
+    """Set the bytes of host-side collectives ("gloo:all_reduce") from their recorded shapes."""
+    chosen = np.fromiter((_COLLECTIVE.match(n) is not None for n in names), np.bool_, len(names))
+    if not chosen.any() or not signatures:
+        return
+    rows = np.flatnonzero(chosen[events.name] & (events.signature >= 0) & (events.bytes < 0))
+    sizes = {
+        index: tensor_bytes(signatures[index]) for index in set(events.signature[rows].tolist())
+    }
+    events.bytes[rows] = [sizes[index] for index in events.signature[rows].tolist()]
+
+
+def is_epoch(start_ns: Int64) -> bool:
+    """Whether the time stamps are since 1970."""
+    return len(start_ns) > 0 and int(start_ns[0]) > _EPOCH_NS
+
+
+def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int64]:
+    """Return the order by (start, -duration), stable."""
+    order = np.argsort(start, kind="stable")
+    ordered = start[order]
+    tied = np.zeros(len(order), np.bool_)
+    same = ordered[1:] == ordered[:-1]
+    tied[1:] |= same
+    tied[:-1] |= same
+    places = np.flatnonzero(tied)
+    if len(places):
+        members = order[places]
+        order[places] = members[np.lexsort((-duration[members], start[members]))]
+    return order
+
+
+def _starts(spans: list[Any]) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Return start times in ns, and which of them are times at all."""
+    if spans and isinstance(spans[0], ExactEvent):
+        return _exact_starts([event.ts for event in spans])
+    micros = np.fromiter([event.ts for event in spans], np.float64, len(spans))
+    placed = np.abs(micros) < _MAX_EXACT_US
+    micros[~placed] = 0.0
+    # The product of the whole number would round where the sum does not: split at the point.
+    whole = np.floor(micros)
+    nanos = whole.astype(np.int64) * 1000
+    return nanos + np.rint((micros - whole) * 1000).astype(np.int64), placed
+
+
+def _exact_starts(texts: list[msgspec.Raw]) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Read µs as decimal text to ns, without rounding."""
+    joined = b",".join(texts)
+    everywhere = np.ones(len(texts), np.bool_)
+    if _three_decimals(joined, len(texts)):
+        values = msgspec.json.decode(b"[" + joined.replace(b".", b"") + b"]", type=list[int])
+        return np.array(values, np.int64), everywhere
+    nanos = np.zeros(len(texts), np.int64)
+    for index, text in enumerate(joined.split(b",")):
+        value = _nanos(text)
+        if value is None:
+            everywhere[index] = False
+        else:
+            nanos[index] = value
+    return nanos, everywhere
+
+
+def _three_decimals(joined: bytes, count: int) -> bool:
+    return _THREE_DECIMALS.fullmatch(joined + b",") is not None and joined.count(b".") == count
+
+
+def _nanos(text: bytes) -> int | None:
+    whole, _, fraction = text.strip(b'" ').partition(b".")
+    try:
+        if b"e" in fraction.lower() or b"e" in whole.lower():
+            value = round(float(text) * 1000)
+        else:
+            sign = -1 if whole.startswith(b"-") else 1
+            value = int(whole) * 1000 + sign * int((fraction + b"000")[:3])
+    except (ValueError, OverflowError):
+        return None
+    return value if abs(value) < 2**62 else None
+
+
+def _trailing_number(row: int | str) -> int:
+    """Return the number in a row's id: 7 of 7, "7" and "stream 7"; -1 where there is none."""
+    last = str(row).rsplit(maxsplit=1)[-1:]
+    try:
+        number = int(last[0]) if last else -1
+    except ValueError:
+        return -1
+    return number if 0 <= number < 2**31 else -1

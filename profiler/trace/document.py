@@ -1,0 +1,247 @@
+"""The outer form of a trace: what stands before the events, the events in chunks, what follows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..errors import UnusableData
+from .decode import AnyEvent, EventDecoder
+from .notes import Notes
+
+_EVENTS_KEY = re.compile(rb'"traceEvents"\s*:\s*\[')
+_FIRST_EVENT = re.compile(rb'\{\s*"(?:ph|name|cat|ts|dur|pid|tid|args|bp)"\s*:')
+_SCALAR = re.compile(r'"(\w+)"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?|true|false)')
+_MAX_HEADER = 64 << 20
+"""Bytes looked through for the events; real headers are under 100 kB."""
+_MAX_CARRY = 32 << 20
+"""Bytes without an event boundary after which the slow decoder looks at them."""
+_MAX_FOOTER = 64 << 20
+_TAIL = 1 << 18  # bytes at the end of a block in which its last event boundary is looked for
+_python = json.JSONDecoder(strict=False)
+
+Sink = Callable[[Sequence[AnyEvent]], None]
+
+
+class Documents:
+    """Feeds the events of one file, document after document, to `sink`.
+
+    `ended` is called with the metadata at each document's end.
+    """
+
+    def __init__(
+        self,
+        notes: Notes,
+        sink: Sink,
+        ended: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._notes = notes
+        self._sink = sink
+        self._ended = ended
+        self._count = 0
+        self._bare_list = False
+
+    def read(self, blocks: Iterable[bytes]) -> int:
+        """Read every document; returns how many there were.
+
+        Raises UnusableData (`not-a-trace`) where no events and no trace form are found.
+        """
+        stream = _Stream(blocks)
+        if not stream.more():
+            raise UnusableData("trace-empty", "The file is empty.", "Was the export interrupted?")
+        while self._one(stream):
+            self._count += 1
+            if self._count == 2:
+                self._notes.add(
+                    "concatenated-files",
+                    "The file holds more than one trace; they are read as one.",
+                )
+        if self._count == 0:
+            raise UnusableData(
+                "not-a-trace",
+                "The file holds no trace events.",
+                "A Kineto trace is JSON with a `traceEvents` list.",
+            )
+        return self._count
+
+    def _one(self, stream: _Stream) -> bool:
+        self._bare_list = False
+        metadata = self._header(stream)
+        if metadata is None:
+            return False
+        if self._events(stream, EventDecoder(self._notes)):
+            metadata |= self._footer(stream.take(), stream)
+        else:
+            self._notes.add("truncated", "The trace ends early; what was there is read.")
+        self._ended(metadata)
+        return True
+
+    # before the events
+
+    def _header(self, stream: _Stream) -> dict[str, Any] | None:
+        while True:
+            data = stream.data
+            start = len(data) - len(data.lstrip())
+            if data[start : start + 1] == b"[":
+                stream.drop(start + 1)
+                self._bare_list = True
+                return {}
+            match = _EVENTS_KEY.search(data)
+            if match is not None:
+                stream.drop(match.end())
+                return self._header_values(data[start : match.start()])
+            if len(data) > _MAX_HEADER or not stream.more():
+                break
+        return self._headless(stream)
+
+    def _header_values(self, text: bytes) -> dict[str, Any]:
+        head = text.decode("utf-8", "replace").rstrip().rstrip(",")
+        try:
+            value = _python.decode(head + "}")
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        self._notes.add("damaged-header", "What stands before the events is damaged.")
+        return dict(_scalars(head))
+
+    def _headless(self, stream: _Stream) -> dict[str, Any] | None:
+        """Find events in a file whose beginning is lost."""
+        text = stream.data.decode("utf-8", "replace").strip()
+        first = _FIRST_EVENT.search(stream.data)
+        if first is not None and b'"ph"' in stream.data:
+            stream.drop(first.start())
+            self._notes.add("damaged-header", "What stands before the events is damaged.")
+            return {}
+        if self._count:
+            if text:
+                self._notes.add("trailing-bytes", "Bytes after the end of the trace are ignored.")
+            stream.drop(len(stream.data))
+            return None
+        if text.startswith("{") and '"schemaVersion"' in text:
+            self._notes.add("truncated", "The trace ends before its first event.")
+            stream.drop(len(stream.data))
+            return dict(_scalars(text))
+        return None
+
+    # the events
+
+    def _events(self, stream: _Stream, decoder: EventDecoder) -> bool:
+        """Feed the sink; returns whether the list of events was closed."""
+        while not stream.data.strip() and stream.more():
+            pass
+        decoder.look_at(stream.data[: _TAIL * 4])
+        while True:
+            cut = _last_boundary(decoder.boundary, stream.data)
+            if cut is not None:
+                events = decoder.decode(memoryview(stream.data)[: cut[0]])
+                if events is not None:
+                    self._sink(events)
+                    stream.drop(cut[1])
+                elif self._slowly(stream, decoder, stream.data[: cut[0]], cut[1]):
+                    return True
+            elif len(stream.data) > _MAX_CARRY and self._slowly(
+                stream, decoder, stream.data, len(stream.data)
+            ):
+                return True
+            if not stream.more():
+                return self._slowly(stream, decoder, stream.data, len(stream.data))
+
+    def _slowly(self, stream: _Stream, decoder: EventDecoder, chunk: bytes, used: int) -> bool:
+        """Decode event by event; returns whether the list ended, the footer left in the stream."""
+        head = chunk.lstrip()
+        if head[:1] == b"]":
+            stream.drop(len(chunk) - len(head) + 1)
+            return True
+        tail = stream.data[len(chunk) :]
+        events: list[AnyEvent] = []
+        for found, rest in decoder.pieces(chunk):
+            events.extend(found)
+            if rest:
+                self._sink(events)
+                stream.put_back(rest[1:] + tail)
+                return True
+        self._sink(events)
+        stream.drop(used)
+        return False
+
+    # after the events
+
+    def _footer(self, text: bytes, stream: _Stream) -> dict[str, Any]:
+        while True:
+            body = text.decode("utf-8", "replace").lstrip()
+            if not body.strip("\x00 \r\n\t"):
+                if stream.more():
+                    text += stream.take()
+                    continue
+                return {} if self._bare_list else self._torn_footer("")
+            if body[0] in "[{":  # a bare list, and then another document
+                stream.put_back(body.encode())
+                return {}
+            try:
+                value, end = _python.raw_decode("{" + body.lstrip(","))
+            except (ValueError, RecursionError):
+                if len(text) < _MAX_FOOTER and stream.more():
+                    text += stream.take()
+                    continue
+                return self._torn_footer(body)
+            stream.put_back(("{" + body.lstrip(","))[end:].encode())
+            return value if isinstance(value, dict) else {}
+
+    def _torn_footer(self, body: str) -> dict[str, Any]:
+        self._notes.add("missing-footer", "The end of the file, after the events, is damaged.")
+        return dict(_scalars(body))
+
+
+class _Stream:
+    """The bytes not yet used, and how to get more."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self.data = b""
+
+    def more(self) -> bool:
+        """Append the next block; False at the end of the file."""
+        for block in self._blocks:
+            if block:
+                self.data = self.data + block if self.data else block
+                return True
+        return False
+
+    def drop(self, count: int) -> None:
+        self.data = self.data[count:]
+
+    def take(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        self.data = data
+
+
+def _last_boundary(boundary: re.Pattern[bytes], data: bytes) -> tuple[int, int] | None:
+    """Return (end of the last event that another follows, start of that one)."""
+    for size in (_TAIL, len(data)):
+        last = None
+        for match in boundary.finditer(data, max(0, len(data) - size)):
+            last = match
+        if last is not None:
+            return last.start() + 1, last.end()
+        if size >= len(data):
+            break
+    return None
+
+
+def _scalars(text: str) -> list[tuple[str, Any]]:
+    """Return what can be saved of a torn object: its keys with plain values."""
+    return [(key, json.loads(value)) for key, value in _SCALAR.findall(text) if _plain(value)]
+
+
+def _plain(value: str) -> bool:
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True

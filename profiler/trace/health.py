@@ -1,0 +1,230 @@
+"""Whether a trace can be believed: what is missing or impossible in it, before anything is derived.
+
+Every finding is a `TraceWarning` whose slug has a section in docs/trace-health.md, and lowers the
+confidence that a diagnosis may claim.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .device import device_work
+from .intervals import total, union
+from .steps import find_steps
+from .table import Category, Int64, Trace, TraceWarning
+
+LOST_SHARE = 0.01
+"""Launches without a device record before it is said. Of 45 healthy public traces none has one,
+empty memsets apart; a window that closes over running kernels can lose the last few."""
+EARLY_SHARE = 0.001
+EARLY_NS = 1_000
+"""A kernel may seem to begin up to this much before its launch: clocks are read to 1 us in the
+traces of 2021 to 2023."""
+OVERLAP_SHARE = 0.001
+"""Share of device time that overlaps on one stream. Healthy public traces stay below 1e-6; kernels
+launched as dependents of one another may overlap a little."""
+UNLINKED_SHARE = 0.5
+"""Device work without a host event. NCCL and graph replays leave up to 0.31 in healthy traces."""
+ZERO_SHARE = 0.01
+OVERHEAD_SHARE = 0.05
+"""The profiler's own time within the window: from 5 % on it can turn a verdict."""
+SLOWED_SHARE = 0.10
+"""Profiled steps against unprofiled ones."""
+
+_LAUNCH = re.compile(
+    r"(?:cuda|cu|hip|xpu|ze)\w*(?:Launch|Memcpy)(?!.*(?:Attribute|Params|HostFunc|GetHandle))"
+)
+"""Runtime and driver calls that leave a device record. Memsets of no bytes leave none."""
+
+PENALTIES: dict[str, float] = {
+    "truncated": 0.2,
+    "gzip-truncated": 0.1,
+    "gzip-damaged": 0.3,
+    "damaged-header": 0.05,
+    "missing-footer": 0.05,
+    "trailing-bytes": 0.02,
+    "concatenated-files": 0.2,
+    "unreadable-events": 0.2,
+    "unreadable-times": 0.2,
+    "unreadable-durations": 0.2,
+    "absurd-time-stamps": 0.2,
+    "absurd-durations": 0.3,
+    "negative-durations": 0.3,
+    "unpaired-events": 0.3,
+    "not-finite-values": 0.02,
+    "bad-escapes": 0.02,
+    "bad-encoding": 0.05,
+    "string-time-stamps": 0.0,
+    "byte-order-mark": 0.0,
+    "no-events": 1.0,
+    "lost-device-records": 0.5,
+    "work-before-launch": 0.3,
+    "zero-durations": 0.2,
+    "overlapping-work": 0.5,
+    "unlinked-work": 0.2,
+    "no-host-events": 0.3,
+    "profiler-overhead": 0.2,
+    "profiler-slows": 0.2,
+    "coarse-time-stamps": 0.05,
+}
+"""How much of the confidence each finding takes. A judgement, not a measurement: what changes the
+division of time takes most, what was mended without loss takes next to nothing."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is wrong with a trace, and how much confidence is left, 0 to 1."""
+
+    warnings: list[TraceWarning]
+    confidence: float
+
+
+def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
+    """Check a trace; `unprofiled_step_ns` is the median step outside the profiler where known."""
+    found = list(trace.warnings)
+    work = device_work(trace)
+    if work.any():
+        found += _device_warnings(trace, work)
+    found += _overhead(trace)
+    found += _slowed(trace, unprofiled_step_ns)
+    if len(trace.events) and not np.any(trace.events.start_ns % 1000):
+        found.append(
+            TraceWarning(
+                "coarse-time-stamps",
+                "Times are whole microseconds: short kernels and gaps are off by up to 1 us each.",
+            )
+        )
+    return Health(found, confidence(found))
+
+
+def confidence(warnings: list[TraceWarning]) -> float:
+    """Return the share of confidence that these findings leave."""
+    left = 1.0
+    for slug in {warning.slug for warning in warnings}:
+        left *= 1.0 - PENALTIES.get(slug, 0.1)
+    return left
+
+
+def _device_warnings(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
+    found = _linkage(trace, work)
+    found += _zeros(trace, work)
+    found += _overlaps(trace, work)
+    return found
+
+
+def _linkage(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
+    events = trace.events
+    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
+    host = np.isin(events.category, (Category.CPU_OP, Category.ANNOTATION)) | calls
+    count = int(np.count_nonzero(work))
+    if not host.any():
+        text = "Only device work is recorded: what the host did, and why the device waits, is open."
+        return [TraceWarning("no-host-events", text)]
+    correlation = events.correlation[work]
+    by_call = (correlation >= 0) & np.isin(correlation, events.correlation[calls])
+    external = events.external_id[work]
+    by_op = (external > 0) & np.isin(external, events.external_id[host])
+    unlinked = int(np.count_nonzero(~by_call & ~by_op))
+    found = []
+    if unlinked > UNLINKED_SHARE * count:
+        text = f"{unlinked / count:.0%} of the device work is not linked to a host event."
+        found.append(TraceWarning("unlinked-work", text, unlinked))
+    launches = calls & _launch_names(trace)[events.name]
+    silent = ~np.isin(events.correlation[launches], correlation)
+    # Work that says no launch may be what a silent launch started: not lost then.
+    lost = int(np.count_nonzero(silent)) - int(np.count_nonzero(~by_call))
+    if lost > LOST_SHARE * np.count_nonzero(launches):
+        share = lost / np.count_nonzero(launches)
+        text = f"{share:.0%} of the launches have no device record: the profiler lost work."
+        found.append(TraceWarning("lost-device-records", text, lost))
+    return found + _early(trace, np.flatnonzero(work)[by_call], np.flatnonzero(calls))
+
+
+def _launch_names(trace: Trace) -> npt.NDArray[np.bool_]:
+    return np.fromiter(
+        (_LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
+    )
+
+
+def _early(trace: Trace, linked: Int64, calls: Int64) -> list[TraceWarning]:
+    """Find work that begins before the call that launched it."""
+    if not len(linked):
+        return []
+    events = trace.events
+    order = calls[np.argsort(events.correlation[calls], kind="stable")]
+    place = np.searchsorted(events.correlation[order], events.correlation[linked])
+    lead = events.start_ns[order[place]] - events.start_ns[linked]
+    early = int(np.count_nonzero(lead > EARLY_NS))
+    if early <= EARLY_SHARE * len(linked):
+        return []
+    text = (
+        f"{early} of {len(linked)} kernels and copies begin before their launch, by up to "
+        f"{int(lead.max()) / 1000:.0f} us: host and device clocks do not agree."
+    )
+    return [TraceWarning("work-before-launch", text, early)]
+
+
+def _zeros(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
+    events = trace.events
+    if not np.any(events.start_ns % 1000):
+        return []  # whole microseconds: short kernels are 0
+    negative = sum(w.count for w in trace.warnings if w.slug == "negative-durations")
+    zero = int(np.count_nonzero(events.duration_ns[work] == 0)) - negative
+    if zero <= ZERO_SHARE * np.count_nonzero(work):
+        return []
+    return [TraceWarning("zero-durations", "Device work without a duration.", zero)]
+
+
+def _overlaps(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
+    """Find work that runs on one stream together with other work, which a stream excludes."""
+    events = trace.events
+    start = events.start_ns[work]
+    end = start + events.duration_ns[work]
+    lanes = events.device[work].astype(np.int64) << 32 | events.stream[work].astype(np.int64)
+    whole = doubled = count = 0
+    for lane in np.unique(lanes):
+        chosen = lanes == lane
+        begins, ends = start[chosen], end[chosen]
+        lane_sum = int(np.sum(ends - begins))
+        whole += lane_sum
+        doubled += lane_sum - total(union(begins, ends))
+        if len(begins) > 1:
+            count += int(np.count_nonzero(begins[1:] < np.maximum.accumulate(ends)[:-1]))
+    if doubled <= OVERLAP_SHARE * whole:
+        return []
+    text = (
+        f"{count} kernels or copies begin while another still runs on their stream, which cannot "
+        f"be: {doubled / 1e6:.1f} ms are counted more than once."
+    )
+    return [TraceWarning("overlapping-work", text, count)]
+
+
+def _overhead(trace: Trace) -> list[TraceWarning]:
+    events = trace.events
+    own = events.category == Category.OVERHEAD
+    if not own.any():
+        return []
+    end = events.start_ns + events.duration_ns
+    taken = total(union(events.start_ns[own], end[own]))
+    window = int(end.max() - events.start_ns.min())
+    if taken <= OVERHEAD_SHARE * window:
+        return []
+    text = f"The profiler itself took {taken / window:.0%} of the recorded time."
+    return [TraceWarning("profiler-overhead", text, int(np.count_nonzero(own)))]
+
+
+def _slowed(trace: Trace, unprofiled_step_ns: float | None) -> list[TraceWarning]:
+    if not unprofiled_step_ns or unprofiled_step_ns <= 0:
+        return []
+    steps = find_steps(trace)
+    if steps.source not in ("profiler", "optimizer"):
+        return []
+    share = float(np.median(steps.end_ns - steps.start_ns)) / unprofiled_step_ns - 1.0
+    if share <= SLOWED_SHARE:
+        return []
+    text = f"Steps under the profiler take {share:.0%} longer than the others."
+    return [TraceWarning("profiler-slows", text)]

@@ -1,0 +1,384 @@
+"""Divides the time of a CPU training process within one trace window.
+
+On a CPU the training thread itself is the device: what runs in an op's own time is work (limited
+by arithmetic or by memory) or dispatch, what lies between ops is Python, unless the thread waits
+for a collective that another thread carries out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..machine.roofs import Roofs
+from .costs import Cost, attainable_seconds, cost, family
+from .intervals import Union as Intervals
+from .intervals import clip, intersect, nest, self_time, subtract, total, union
+from .table import Category, Signature, Trace
+
+Int64 = npt.NDArray[np.int64]
+Slot = Literal["compute", "memory", "host", "network", "imbalance"]
+
+DEFAULT_DISPATCH_NS = 1_500.0
+"""Cost of dispatching one op where no calibration exists: a tiny `add` takes 1 to 2 us on server
+and laptop cores (torch 2.13, measured)."""
+
+DISPATCH_BOUND_FACTOR = 20.0
+"""An op whose roofline time is below one dispatch counts as dispatch as a whole, up to this many
+dispatch times; a slower one has work that its arguments do not show."""
+
+STEP_ANNOTATION = "ProfilerStep#"
+HOST_FAMILIES = frozenset({"view", "alloc", "communication"})
+COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent", "random", "sort", "fft"})
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """One op with one signature within a window: exclusive time and what limits it."""
+
+    name: str
+    family: str
+    slot: Slot
+    calls: int
+    self_ns: float
+    work_ns: float
+    flop: float = 0.0
+    bytes: float = 0.0
+    attainable_ns: float = 0.0
+    dims: str = ""
+
+    def plus(self, other: OpTime) -> OpTime:
+        """The two added up; the slot is that of the longer one."""
+        longer = self if self.self_ns >= other.self_ns else other
+        return OpTime(
+            name=self.name,
+            family=self.family,
+            slot=longer.slot,
+            calls=self.calls + other.calls,
+            self_ns=self.self_ns + other.self_ns,
+            work_ns=self.work_ns + other.work_ns,
+            flop=self.flop + other.flop,
+            bytes=self.bytes + other.bytes,
+            attainable_ns=self.attainable_ns + other.attainable_ns,
+            dims=self.dims,
+        )
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective as one rank saw it: `step` and `ordinal` pair it with the other ranks'."""
+
+    name: str
+    step: int
+    ordinal: int
+    bytes: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass
+class PhaseTime:
+    """One work phase within a window: wall time, events, and its slots, ns."""
+
+    wall_ns: float = 0.0
+    events: int = 0
+    slots: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True)
+class HostWindow:
+    """What one window of one rank says: per phase, per op, and the collectives seen."""
+
+    phases: dict[str, PhaseTime]
+    ops: list[OpTime]
+    collectives: list[Collective]
+    start_ns: int
+    end_ns: int
+
+
+def training_thread(trace: Trace) -> int:
+    """Index of the thread that trains: the one with step annotations, else with most ops."""
+    events = trace.events
+    steps = [i for i, name in enumerate(trace.names) if name.startswith(STEP_ANNOTATION)]
+    marked = np.isin(events.name, steps)
+    pool = events.thread[marked] if marked.any() else events.thread[_is_op(trace)]
+    if not len(pool):
+        return -1
+    values, counts = np.unique(pool, return_counts=True)
+    return int(values[np.argmax(counts)])
+
+
+def _is_op(trace: Trace) -> npt.NDArray[np.bool_]:
+    return np.asarray(trace.events.category == Category.CPU_OP)
+
+
+def find_collectives(trace: Trace, main: int) -> list[Collective]:
+    """Collectives that other threads carried out, numbered within their step and size."""
+    events = trace.events
+    names = [i for i, name in enumerate(trace.names) if name.startswith(("gloo:", "nccl:", "mpi:"))]
+    chosen = np.flatnonzero(np.isin(events.name, names) & (events.thread != main))
+    step_starts, step_numbers = _steps(trace)
+    seen: dict[tuple[int, str, int], int] = defaultdict(int)
+    result = []
+    for i in chosen:  # a few per step: a loop is fine
+        start = int(events.start_ns[i])
+        at = int(np.searchsorted(step_starts, start, side="right")) - 1
+        step = int(step_numbers[at]) if at >= 0 else -1
+        name, size = trace.names[events.name[i]], _payload_bytes(trace, int(i))
+        ordinal = seen[step, name, size]
+        seen[step, name, size] += 1
+        end = start + int(events.duration_ns[i])
+        result.append(Collective(name, step, ordinal, size, start, end))
+    return result
+
+
+def _steps(trace: Trace) -> tuple[Int64, Int64]:
+    events = trace.events
+    numbers = {
+        i: int(name[len(STEP_ANNOTATION) :])
+        for i, name in enumerate(trace.names)
+        if name.startswith(STEP_ANNOTATION) and name[len(STEP_ANNOTATION) :].isdigit()
+    }
+    chosen = np.flatnonzero(np.isin(events.name, list(numbers)))
+    starts = events.start_ns[chosen]
+    values = np.asarray([numbers[int(events.name[i])] for i in chosen], np.int64)
+    order = np.argsort(starts)
+    return starts[order], values[order]
+
+
+_TYPE_BYTES = {
+    "float": 4,
+    "double": 8,
+    "c10::Half": 2,
+    "c10::BFloat16": 2,
+    "long int": 8,
+    "int": 4,
+    "unsigned char": 1,
+    "signed char": 1,
+    "bool": 1,
+}
+
+
+def _payload_bytes(trace: Trace, event: int) -> int:
+    """Bytes of a collective's first tensor argument; 0 where shapes were not recorded."""
+    index = int(trace.events.signature[event])
+    if index < 0:
+        return 0
+    signature = trace.signatures[index]
+    if not signature.dims or not signature.types:
+        return 0
+    size = _TYPE_BYTES.get(signature.types[0], 4)
+    dims = signature.dims[0]
+    if dims and not isinstance(dims[0], int):
+        return sum(int(np.prod(part)) * size for part in dims)
+    return int(np.prod(dims)) * size if dims else size
+
+
+def divide(
+    trace: Trace,
+    phases: dict[str, Intervals],
+    window: tuple[int, int],
+    roofs: Roofs | None,
+    transfers: Intervals | None = None,
+) -> HostWindow | None:
+    """Divide the window [begin, end), ns, of a rank whose work phases are `phases`.
+
+    `transfers` are the intervals in which bytes were moving (all ranks had arrived); a wait for a
+    collective outside them is `imbalance`. Without it every such wait is `network`.
+    None when the trace has no thread with ops.
+    """
+    main = training_thread(trace)
+    if main < 0:
+        return None
+    events = trace.events
+    mine = np.flatnonzero(_is_op(trace) & (events.thread == main))
+    mine = mine[(events.start_ns[mine] >= window[0]) & (events.start_ns[mine] < window[1])]
+    starts = events.start_ns[mine]
+    nested = nest(starts, events.duration_ns[mine])
+    own = self_time(starts, events.duration_ns[mine], nested).astype(np.float64)
+    judge = _Judge(trace, roofs)
+    host, slots = judge.split(events.name[mine], events.signature[mine], own)
+
+    top = nested.depth == 0
+    busy = union(starts[top], nested.end_ns[top])
+    collectives = find_collectives(trace, main)
+    waits = _to_intervals([(c.start_ns, c.end_ns) for c in collectives])
+    moving = waits if transfers is None else intersect(waits, transfers)
+    result = {}
+    for phase, whole in phases.items():
+        part = clip(whole, *window)
+        inside = _inside(starts, part)
+        entry = PhaseTime(wall_ns=_length(part), events=int(inside.sum()))
+        entry.slots["host"] += float(host[inside].sum())
+        for slot in ("compute", "memory"):
+            entry.slots[slot] += float((own - host)[inside & (slots == slot)].sum())
+        _add_gaps(entry, subtract(part, busy), waits, moving)
+        result[phase] = entry
+    ops = judge.table(events.name[mine], events.signature[mine], own, host)
+    return HostWindow(result, ops, collectives, window[0], window[1])
+
+
+def _add_gaps(entry: PhaseTime, gaps: Intervals, waits: Intervals, moving: Intervals) -> None:
+    """Charge the time between ops: to the collective that is waited for, else to Python."""
+    exposed = intersect(gaps, waits)
+    network = _length(intersect(exposed, moving))
+    entry.slots["network"] += network
+    entry.slots["imbalance"] += _length(exposed) - network
+    entry.slots["host"] += _length(gaps) - _length(exposed)
+
+
+def _length(pair: Intervals) -> float:
+    return float(total(pair))
+
+
+def _inside(times: Int64, window: Intervals) -> npt.NDArray[np.bool_]:
+    index = np.searchsorted(window[0], times, side="right") - 1
+    valid = index >= 0
+    ends = window[1][np.maximum(index, 0)] if len(window[1]) else np.zeros(len(times), np.int64)
+    return np.asarray(valid & (times < ends))
+
+
+class _Judge:
+    """Splits the exclusive time of ops into dispatch and work, and says what limits the work.
+
+    Costs are computed once for each distinct op and signature.
+    """
+
+    def __init__(self, trace: Trace, roofs: Roofs | None) -> None:
+        self._trace = trace
+        self._roofs = roofs
+        self._dispatch = (roofs.dispatch_ns if roofs else 0.0) or DEFAULT_DISPATCH_NS
+
+    def split(
+        self,
+        names: npt.NDArray[np.int32],
+        signatures: npt.NDArray[np.int32],
+        own: npt.NDArray[np.float64],
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
+        """Per event the dispatch part of its own time, ns, and the slot of the rest."""
+        unique, inverse = self._groups(names, signatures)
+        host = np.empty(len(own))
+        slots = np.empty(len(own), dtype="U8")
+        for group, (name, signature) in enumerate(unique):
+            chosen = inverse == group
+            slot, whole_below = self._verdict(int(name), int(signature))
+            times = own[chosen]
+            host[chosen] = np.where(times < whole_below, times, np.minimum(times, self._dispatch))
+            slots[chosen] = slot
+        return host, slots
+
+    @staticmethod
+    def _groups(
+        names: npt.NDArray[np.int32], signatures: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        pairs = np.stack([names.astype(np.int64), signatures.astype(np.int64)], axis=1)
+        if not len(pairs):
+            return pairs, np.empty(0, np.int64)
+        unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        return unique, inverse.reshape(-1)
+
+    def _cost(self, name: int, signature: int) -> Cost | None:
+        recorded = self._trace.signatures[signature] if signature >= 0 else Signature()
+        return cost(self._trace.names[name], recorded) if signature >= 0 else None
+
+    def _verdict(self, name: int, signature: int) -> tuple[Slot, float]:
+        """The slot of the op's work, and the own time below which all of it is dispatch, ns."""
+        text = self._trace.names[name]
+        kind = family(text)
+        if kind in HOST_FAMILIES or text.startswith(("autograd::", "torch::autograd")):
+            return "host", float("inf")
+        needs = self._cost(name, signature)
+        if needs is None or self._roofs is None:
+            slot: Slot = "compute" if kind in COMPUTE_FAMILIES or kind == "other" else "memory"
+            small = needs is not None and needs.bytes < 32_768 and needs.flop < 1e5
+            factor = DISPATCH_BOUND_FACTOR if small else 3.0
+            return slot, factor * self._dispatch
+        seconds, limiter = attainable_seconds(needs, self._roofs)
+        slot = "compute" if limiter == "arithmetic" else "memory"
+        latency_bound = seconds * 1e9 < self._dispatch
+        return slot, DISPATCH_BOUND_FACTOR * self._dispatch if latency_bound else 0.0
+
+    def table(
+        self,
+        names: npt.NDArray[np.int32],
+        signatures: npt.NDArray[np.int32],
+        own: npt.NDArray[np.float64],
+        host: npt.NDArray[np.float64],
+    ) -> list[OpTime]:
+        """Ops by exclusive time, largest first."""
+        unique, inverse = self._groups(names, signatures)
+        totals = np.bincount(inverse, weights=own, minlength=len(unique))
+        works = np.bincount(inverse, weights=own - host, minlength=len(unique))
+        calls = np.bincount(inverse, minlength=len(unique))
+        rows = []
+        for group in np.argsort(-totals):
+            name, signature = int(unique[group][0]), int(unique[group][1])
+            slot, _ = self._verdict(name, signature)
+            needs = self._cost(name, signature)
+            seconds = attainable_seconds(needs, self._roofs)[0] if needs and self._roofs else 0.0
+            count = int(calls[group])
+            mostly_host = works[group] < 0.5 * totals[group]
+            rows.append(
+                OpTime(
+                    name=self._trace.names[name],
+                    family=family(self._trace.names[name]),
+                    slot="host" if mostly_host else slot,
+                    calls=count,
+                    self_ns=float(totals[group]),
+                    work_ns=float(works[group]),
+                    flop=needs.flop * count if needs else 0.0,
+                    bytes=needs.bytes * count if needs else 0.0,
+                    attainable_ns=seconds * 1e9 * count,
+                    dims=_dims(self._trace, signature),
+                )
+            )
+        return rows
+
+
+def _dims(trace: Trace, signature: int) -> str:
+    if signature < 0:
+        return ""
+    dims = [d for d in trace.signatures[signature].dims if d]
+    return ", ".join(str(list(d)) if not isinstance(d, int) else str(d) for d in dims[:3])
+
+
+def transfers_of(by_rank: dict[int, list[Collective]]) -> dict[int, Intervals]:
+    """For each rank the intervals in which bytes could move: from the last rank's arrival on.
+
+    Collectives are paired by step, name, size and ordinal; one that not every rank recorded is
+    left out of the result's waits by counting all of it as transfer.
+    """
+    groups: dict[tuple[int, str, int, int], dict[int, Collective]] = defaultdict(dict)
+    for rank, collectives in by_rank.items():
+        for c in collectives:
+            groups[c.step, c.name, c.bytes, c.ordinal][rank] = c
+    parts: dict[int, list[tuple[int, int]]] = {rank: [] for rank in by_rank}
+    for group in groups.values():
+        complete = len(group) == len(by_rank)
+        arrival = max(c.start_ns for c in group.values())
+        for rank, c in group.items():
+            begin = min(max(arrival, c.start_ns), c.end_ns) if complete else c.start_ns
+            parts[rank].append((begin, c.end_ns))
+    return {rank: _to_intervals(pairs) for rank, pairs in parts.items()}
+
+
+def last_arrivals(by_rank: dict[int, list[Collective]]) -> dict[int, int]:
+    """How often each rank was the last to arrive at a collective that all ranks recorded."""
+    groups: dict[tuple[int, str, int, int], dict[int, int]] = defaultdict(dict)
+    for rank, collectives in by_rank.items():
+        for c in collectives:
+            groups[c.step, c.name, c.bytes, c.ordinal][rank] = c.start_ns
+    counts = dict.fromkeys(by_rank, 0)
+    for group in groups.values():
+        if len(group) == len(by_rank):
+            counts[max(group, key=lambda rank: group[rank])] += 1
+    return counts
+
+
+def _to_intervals(pairs: list[tuple[int, int]]) -> Intervals:
+    array = np.asarray(pairs, np.int64).reshape(-1, 2)
+    return union(array[:, 0], array[:, 1])

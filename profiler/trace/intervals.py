@@ -1,0 +1,211 @@
+"""Interval algebra on int64 arrays, and the nesting of the events of one thread.
+
+Intervals are half-open, [start, end), in ns. A *union* is a pair (starts, ends) of equal length,
+sorted, disjoint and not touching; `union` makes one, and the other functions take and give them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .table import Int32, Int64
+
+Union: TypeAlias = tuple[Int64, Int64]
+"""Sorted, disjoint intervals: (starts, ends)."""
+
+EMPTY: Union = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def union(starts: Int64, ends: Int64) -> Union:
+    """Return the union of any intervals; empty and reversed ones count as nothing."""
+    starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
+    full = ends > starts
+    if not full.all():
+        starts, ends = starts[full], ends[full]
+    if len(starts) == 0:
+        return EMPTY
+    if np.any(starts[1:] < starts[:-1]):
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+    reach = np.maximum.accumulate(ends)
+    gap = np.flatnonzero(starts[1:] > reach[:-1])
+    return starts[np.concatenate(([0], gap + 1))], reach[np.concatenate((gap, [len(ends) - 1]))]
+
+
+def total(intervals: Union) -> int:
+    """Return the summed length of a union, ns."""
+    starts, ends = intervals
+    return int(np.sum(ends - starts, dtype=np.int64))
+
+
+def intersect(first: Union, second: Union) -> Union:
+    """Return the time that lies in both unions."""
+    return _where_covered(first, second, 2)
+
+
+def merge(first: Union, second: Union) -> Union:
+    """Return the time that lies in either union."""
+    return union(
+        np.concatenate((first[0], second[0])),
+        np.concatenate((first[1], second[1])),
+    )
+
+
+def subtract(first: Union, second: Union) -> Union:
+    """Return the time that lies in `first` and not in `second`."""
+    if len(first[0]) == 0 or len(second[0]) == 0:
+        return first
+    low = min(first[0][0], second[0][0])
+    high = max(first[1][-1], second[1][-1])
+    # The complement of `second` over everything: between its intervals, and on both sides.
+    outside = union(np.append(low, second[1]), np.append(second[0], high))
+    return intersect(first, outside)
+
+
+def clip(intervals: Union, start: int, end: int) -> Union:
+    """Return the part of a union inside the window [start, end)."""
+    starts, ends = intervals
+    first = int(np.searchsorted(ends, start, side="right"))
+    last = int(np.searchsorted(starts, end, side="left"))
+    return np.maximum(starts[first:last], start), np.minimum(ends[first:last], end)
+
+
+def _where_covered(first: Union, second: Union, times: int) -> Union:
+    points = np.concatenate((first[0], second[0], first[1], second[1]))
+    if len(points) == 0:
+        return EMPTY
+    steps = np.ones(len(points), np.int64)
+    steps[len(first[0]) + len(second[0]) :] = -1
+    order = np.argsort(points, kind="stable")
+    points, depth = points[order], np.cumsum(steps[order])
+    inside = np.flatnonzero(depth[:-1] >= times)
+    return union(points[inside], points[inside + 1])
+
+
+def covered(intervals: Union, starts: Int64, ends: Int64) -> Int64:
+    """Return for each window [start, end) how much of it the union covers, ns."""
+    begins, stops = intervals
+    if len(begins) == 0:
+        return np.zeros(len(starts), np.int64)
+    before = np.concatenate(([0], np.cumsum(stops - begins)))
+
+    def until(times: Int64) -> Int64:
+        index = np.searchsorted(begins, times, side="right")
+        last = np.maximum(index - 1, 0)
+        over = np.where(index > 0, np.maximum(stops[last] - times, 0), 0)
+        result: Int64 = before[index] - over
+        return result
+
+    return until(np.asarray(ends, np.int64)) - until(np.asarray(starts, np.int64))
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """How the events of one thread lie in each other.
+
+    `parent` is the index of the enclosing event, -1 at the top; `depth` is 0 there. `end_ns` is
+    where an event ends once a partial overlap is cut at its parent's end; `clipped` counts those.
+    """
+
+    parent: Int32
+    depth: Int32
+    end_ns: Int64
+    clipped: int
+
+
+def nesting(start_ns: Int64, duration_ns: Int64) -> tuple[Int32, Int32]:
+    """Return (parent index, depth) of the events of one thread, sorted by (start, -duration)."""
+    result = nest(start_ns, duration_ns)
+    return result.parent, result.depth
+
+
+def nest(start_ns: Int64, duration_ns: Int64) -> Nesting:
+    """Find the enclosing event of each event of one thread, sorted by (start, -duration).
+
+    An event that begins inside another and ends after it is cut at that one's end. Events that
+    touch at a point nest only where one has no duration. Vectorised where no two events overlap
+    partly, which is every thread of a healthy trace; else one pass over the events.
+    """
+    start = np.asarray(start_ns, np.int64)
+    end = start + np.asarray(duration_ns, np.int64)
+    parent = _enclosing(start, end)
+    if parent is None:
+        return _nest_one_by_one(start, end)
+    return Nesting(parent, _depths(parent), end, 0)
+
+
+def self_time(start_ns: Int64, duration_ns: Int64, nested: Nesting | None = None) -> Int64:
+    """Return each event's exclusive time, ns: its duration less its children's."""
+    nested = nested or nest(start_ns, duration_ns)
+    duration = nested.end_ns - start_ns
+    inner = nested.parent >= 0
+    children = np.bincount(
+        nested.parent[inner], weights=duration[inner], minlength=len(duration)
+    )  # sums of ns stay far below 2**53: exact
+    result: Int64 = duration - children.astype(np.int64)
+    return result
+
+
+def _enclosing(start: Int64, end: Int64) -> Int32 | None:
+    """Return for each event the last one before it that does not end earlier, else -1.
+
+    Sorted by start, that is the parent. By pointer jumping: every event between a candidate and
+    the event ends before the candidate does, so that a candidate that ends too early can be
+    replaced by its own candidate; the chains halve in each round. None where events overlap
+    partly: then one of those passed over ends after the event's start.
+    """
+    count = len(end)
+    parent = np.arange(-1, count - 1, dtype=np.int32)
+    left = np.arange(1, count)
+    while len(left):
+        candidate = parent[left]
+        short = end[candidate] < end[left]
+        left, candidate = left[short], candidate[short]
+        if np.any(end[candidate] > start[left]):
+            return None
+        parent[left] = parent[candidate]
+        left = left[parent[left] >= 0]
+    return parent
+
+
+def _depths(parent: Int32) -> Int32:
+    depth = (parent >= 0).astype(np.int32)
+    ancestor = parent.copy()
+    inner = np.flatnonzero(ancestor >= 0)
+    while len(inner):
+        above = ancestor[inner]
+        depth[inner] += depth[above]
+        ancestor[inner] = ancestor[above]
+        inner = inner[ancestor[inner] >= 0]
+    return depth
+
+
+def _nest_one_by_one(start: Int64, end: Int64) -> Nesting:
+    parents: list[int] = []
+    ends: list[int] = end.tolist()
+    parent, clipped = -1, 0
+    for index, begin in enumerate(start.tolist()):
+        stop = ends[index]
+        while parent >= 0:
+            limit = ends[parent]
+            if limit > begin or limit == begin == stop:
+                if stop > limit:
+                    ends[index] = limit
+                    clipped += 1
+                break
+            parent = parents[parent]
+        parents.append(parent)
+        parent = index
+    found = np.array(parents, np.int32)
+    return Nesting(found, _depths(found), np.array(ends, np.int64), clipped)
+
+
+def group_rows(keys: npt.NDArray[np.integer]) -> dict[int, npt.NDArray[np.int64]]:
+    """Return for each value of `keys` the indices that have it, ascending."""
+    order = np.argsort(keys, kind="stable")
+    values, begins = np.unique(keys[order], return_index=True)
+    return dict(zip(values.tolist(), np.split(order, begins[1:]), strict=True))

@@ -1,0 +1,76 @@
+"""Read a torch-profiler trace (Kineto JSON of 2021 to now, plain or gzip) into columns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnusableData
+from .columns import Columns, is_epoch
+from .document import Documents
+from .notes import Notes
+from .source import Progress, blocks
+from .table import Trace
+
+
+def read_trace(path: Path, progress: Progress | None = None) -> Trace:
+    """Read one trace file; what was wrong with the file is in the trace's `warnings`.
+
+    `progress` is called with (bytes read, bytes of the file). Raises UnusableData with the slug
+    `trace-unreadable`, `trace-empty` or `not-a-trace`.
+    """
+    notes = Notes()
+    columns = Columns(notes)
+    metadata: dict[str, Any] = {}
+
+    def ended(values: dict[str, Any]) -> None:
+        metadata.update(values)
+        columns.end_document(_base_ns(values))
+
+    with _no_cyclic_collection():
+        Documents(notes, columns.add, ended).read(blocks(Path(path), notes, progress))
+        events, names, threads, signatures, args = columns.finish()
+    if not len(events):
+        if not metadata:
+            raise UnusableData(
+                "not-a-trace",
+                f"{Path(path).name} holds no trace events.",
+                "A Kineto trace is JSON with a `traceEvents` list.",
+            )
+        notes.add("no-events", "The trace holds no events with a duration.")
+    return Trace(
+        path=str(path),
+        events=events,
+        names=names,
+        threads=threads,
+        signatures=signatures,
+        args=args,
+        epoch=is_epoch(events.start_ns),
+        metadata=metadata,
+        warnings=notes.warnings(),
+    )
+
+
+def _base_ns(metadata: dict[str, Any]) -> int:
+    """Return the time that `ts` counts from, ns since 1970; 0 where it is not recorded."""
+    value = metadata.get("baseTimeNanoseconds", 0)
+    try:
+        base = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return base if 0 <= base < 2**62 else 0
+
+
+@contextmanager
+def _no_cyclic_collection() -> Iterator[None]:
+    """Switch cyclic garbage collection off: decoded events hold no cycles, but many objects."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

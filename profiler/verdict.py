@@ -1,0 +1,165 @@
+"""Chooses the bound from what the ranks' slots say once causes are followed, and words it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .diagnosis import Bound, Finding, Verdict
+from .features import Features
+from .links import busiest_link
+from .rules.base import Evidenced
+from .text import milliseconds, percent, plural, scaled
+
+MIN_STEADY_STEPS = 5
+"""Fewer steady steps show no pattern: the first steps of a run differ from the rest."""
+
+BALANCED_BELOW = 0.30
+"""No slot above this: nothing stands out among nine."""
+
+BALANCED_MARGIN = 0.05
+"""Two slots closer than this cannot be told apart (see MIN_SHARE in rules.base)."""
+
+MAX_OTHER = 0.5
+"""With more than this unattributed, only a measured slot above it may be named."""
+
+FULL_STEPS = 30
+"""From so many steady steps on, their number no longer lowers the confidence."""
+
+FULL_MARGIN = 0.2
+"""From this lead over the runner-up on, the lead no longer lowers the confidence."""
+
+
+def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
+    """The verdict; `unknown` with what is missing where the evidence does not suffice."""
+    features = case.features
+    if not features.ranks or features.steady_steps < MIN_STEADY_STEPS:
+        return Verdict("unknown", 0.0, None, _too_little(features))
+    scores = {slot: value for slot, value in case.scores.items() if slot != "other"}
+    ranked = sorted(scores, key=lambda slot: -scores[slot])
+    top, second = ranked[0], ranked[1]
+    other = features.shares["other"]
+    confidence = _confidence(features, scores[top] - scores[second])
+    if other > scores[top] or (other > MAX_OTHER and scores[top] < MAX_OTHER):
+        headline = (
+            f"Unknown: {percent(other)} of the time could not be attributed, because no "
+            "torch-profiler window of steady steps was recorded."
+        )
+        return Verdict("unknown", 0.0, _bound(top), headline)
+    if scores[top] < BALANCED_BELOW or scores[top] - scores[second] < BALANCED_MARGIN:
+        headline = (
+            f"Balanced: nothing stands out; {top} takes {percent(scores[top])} of every step, "
+            f"{second} {percent(scores[second])}."
+        )
+        return Verdict("balanced", confidence, _bound(top), headline)
+    runner_up = _bound(second) if scores[second] > 0 else None
+    return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
+
+
+def _bound(slot: str) -> Bound:
+    return slot  # type: ignore[return-value]  # every slot but "other" is a bound
+
+
+def _confidence(features: Features, lead: float) -> float:
+    """Between 0 and 1: what is attributed, how many steps, how clear the lead, what is missing.
+
+    It orders verdicts by how much they rest on; it is not a measured frequency of being right.
+    """
+    attributed = 1.0 - features.shares["other"]
+    steps = min(1.0, (features.steady_steps / FULL_STEPS) ** 0.5)
+    clear = 0.6 + 0.4 * min(1.0, lead / FULL_MARGIN)
+    missing_ranks = len(features.ranks) / max(1, features.run.world_size)
+    healthy = 0.9 ** min(3, len(features.warnings))
+    value = 0.98 * attributed * steps * clear * healthy * min(1.0, missing_ranks)
+    return round(float(np.clip(value, 0.0, 0.98)), 2)
+
+
+def _too_little(features: Features) -> str:
+    run = features.run
+    if features.ranks:
+        count = plural(features.steady_steps, "steady step")
+        return f"Unknown: only {count} recorded; {MIN_STEADY_STEPS} are needed."
+    if run.ranks:
+        return "Unknown: the run ended before its second step."
+    if any(gap.collector == "inside" for gap in run.gaps):
+        gap = next(gap for gap in run.gaps if gap.collector == "inside")
+        return (
+            f"Unknown: the training could not be watched from inside ({_first_line(gap.detail)})."
+        )
+    if run.processes:
+        return "Unknown: the command imported torch but took no optimizer step and read no batch."
+    return "Unknown: the command never imported torch in a Python process that could be watched."
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line]
+    return lines[-1] if lines else "no reason recorded"
+
+
+def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
+    share = percent(case.scores[top])
+    finding = next((f for f in findings if f.bound == top), None)
+    words = {
+        "input": _input_headline,
+        "network": _network_headline,
+        "storage": lambda *_: (
+            f"Storage-bound: {share} of the time the loop waits for a "
+            f"checkpoint to be written{_at(finding)}."
+        ),
+        "evaluation": lambda *_: (
+            f"Evaluation-bound: {share} of the time goes into validation{_at(finding)}."
+        ),
+        "host": lambda *_: (
+            f"Host-bound: {share} of every step is Python and dispatch"
+            f"{_at(finding)}, not arithmetic."
+        ),
+        "compute": lambda *_: f"Compute-bound: {share} of every step is arithmetic{_op(finding)}.",
+        "memory": lambda *_: (
+            f"Memory-bound: {share} of every step moves data through memory{_op(finding)}."
+        ),
+        "imbalance": lambda *_: (
+            f"Imbalance-bound: {share} of every step ranks wait for a slower rank."
+        ),
+    }
+    return words[top](case, share, finding)
+
+
+def _input_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
+    rank = case.worst_rank("input")
+    where = f" on rank {rank.rank}" if len(case.features.ranks) > 1 else ""
+    wait = milliseconds(rank.phase_ms["loader"])
+    text = f"Input-bound: {share} of every step ({wait}) waits for the next batch{where}"
+    if case.blame.rank is not None and case.blame.charged.get("input"):
+        text += "; the other ranks wait for it"
+    return f"{text}{_at(finding)}."
+
+
+def _network_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
+    link = busiest_link(case.features.run)
+    collective = next((p.collective for p in finding.where if p.collective), "") if finding else ""
+    operation = (collective or "communication").split(":")[-1].replace("_", "-")
+    text = f"Network-bound: {share} of every step waits for {operation}"
+    if link is None:
+        return text + "."
+    if link.is_loopback:
+        return f"{text} over loopback, at {scaled(link.peak_bits_per_s, 'bit/s')}."
+    if link.speed_bits_per_s:
+        speed = scaled(link.speed_bits_per_s, "bit/s")
+        return f"{text} on {link.name}, which runs at {percent(link.share)} of {speed}."
+    return f"{text} on {link.name}, at {scaled(link.peak_bits_per_s, 'bit/s')}."
+
+
+def _at(finding: Finding | None) -> str:
+    """The first file and line of a finding, as " (train.py:12)"."""
+    if finding is None:
+        return ""
+    for where in finding.where:
+        if where.file and where.line:
+            return f" ({where.file.rsplit('/', 1)[-1]}:{where.line})"
+    return ""
+
+
+def _op(finding: Finding | None) -> str:
+    if finding is None:
+        return ""
+    op = next((where.op for where in finding.where if where.op), None)
+    return f", most of it in {op}{_at(finding)}" if op else _at(finding)

@@ -1,0 +1,277 @@
+"""Signals reach the command as often as they would have without us. Real processes and ptys."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from boundscope.profiler.run.manifest import read_manifest
+
+BOUNDSCOPE = str(Path(sys.executable).parent / "boundscope")
+LISTENER = """
+import os, pathlib, signal, sys, time
+log = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+for number in (*numbers, signal.SIGQUIT):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: os.write(log, b"%d\\n" % number))
+os.write(log, b"ready %d\\n" % os.getpid())
+while not pathlib.Path("stop").exists():
+    time.sleep(0.02)
+sys.exit(7)
+"""
+SETTLED_S = 0.4
+"""Longer than the launcher takes to decide (50 ms and an answer): what comes twice has come."""
+
+
+def until(condition: Callable[[], object], timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Run:
+    """A listening command below a launcher, with what it heard."""
+
+    def __init__(self, folder: Path, *prefix: str, **more: object) -> None:
+        (folder / "train.py").write_text(LISTENER)
+        self.folder = folder
+        command = [*prefix, BOUNDSCOPE, "run", "--no-report", "-o", "run", "train.py"]
+        self.launcher = subprocess.Popen(command, cwd=folder, start_new_session=True, **more)
+        until(lambda: self.lines() and self.witnessed())
+
+    def lines(self) -> list[str]:
+        log = self.folder / "log"
+        return log.read_text().split("\n")[:-1] if log.exists() else []
+
+    def heard(self) -> list[int]:
+        return [int(line) for line in self.lines()[1:]]
+
+    @property
+    def child(self) -> int:
+        return int(self.lines()[0].split()[1])
+
+    def group(self) -> list[int]:
+        """The processes that share the launcher's group."""
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if group_of(pid) == self.launcher.pid]
+
+    def witness(self) -> int:
+        (pid,) = (pid for pid in self.group() if b"set_wakeup_fd" in words_of(pid))
+        return pid
+
+    def witnessed(self) -> bool:
+        """Whether the witness is up: it asks for its first question in a pipe read."""
+        pids = [pid for pid in self.group() if b"set_wakeup_fd" in words_of(pid)]
+        return bool(pids) and "S" in Path(f"/proc/{pids[0]}/stat").read_text().split()[2]
+
+    def pkill(self, pattern: bytes) -> None:
+        """What `pkill -TERM -f` does, within the group."""
+        for pid in self.group():
+            if pattern in words_of(pid).replace(b"\0", b" "):
+                os.kill(pid, signal.SIGTERM)
+
+    def settle(self, count: int) -> list[int]:
+        until(lambda: len(self.heard()) >= count)
+        time.sleep(SETTLED_S)
+        return self.heard()
+
+    def end(self) -> int:
+        (self.folder / "stop").touch()
+        return self.launcher.wait(30)
+
+
+def group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def words_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    started = Run(tmp_path)
+    yield started
+    if started.launcher.poll() is None:
+        os.killpg(started.launcher.pid, signal.SIGKILL)
+        started.launcher.wait()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT"])
+def test_a_signal_for_the_launcher_alone_reaches_the_command_once(run: Run, name: str) -> None:
+    number = signal.Signals[name]
+
+    run.launcher.send_signal(number)
+
+    assert run.settle(1) == [number]
+    assert run.end() == 7
+
+
+def test_a_second_signal_reaches_the_command_too(run: Run) -> None:
+    run.launcher.send_signal(signal.SIGINT)
+    until(lambda: len(run.heard()) == 1)
+    run.launcher.send_signal(signal.SIGINT)
+
+    assert run.settle(2) == [signal.SIGINT, signal.SIGINT]
+    assert run.end() == 7
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_for_the_whole_group_reaches_the_command_once(run: Run, name: str) -> None:
+    number = signal.Signals[name]
+
+    os.killpg(run.launcher.pid, number)
+
+    assert run.settle(1) == [number]
+    assert run.end() == 7
+
+
+def test_a_signal_sent_to_each_process_of_a_job_reaches_the_command_once(run: Run) -> None:
+    for pid in run.group():  # as slurmstepd and systemd do
+        os.kill(pid, signal.SIGTERM)
+
+    assert run.settle(1) == [signal.SIGTERM]
+    assert run.end() == 7
+
+
+def test_pkill_by_the_scripts_name_reaches_the_command_once(run: Run) -> None:
+    run.pkill(b"train.py")
+
+    assert run.settle(1) == [signal.SIGTERM]
+    assert run.end() == 7
+
+
+def test_pkill_by_our_name_reaches_the_command_once(run: Run) -> None:
+    run.pkill(b"bin/boundscope run")
+
+    assert run.settle(1) == [signal.SIGTERM]
+    assert run.end() == 7
+
+
+def test_signals_are_passed_on_when_the_witness_is_gone(run: Run) -> None:
+    os.kill(run.witness(), signal.SIGKILL)
+
+    run.launcher.send_signal(signal.SIGTERM)
+
+    assert run.settle(1) == [signal.SIGTERM]
+    assert run.end() == 7
+
+
+def test_signals_are_passed_on_when_the_witness_stands_still(run: Run) -> None:
+    os.kill(run.witness(), signal.SIGSTOP)
+
+    run.launcher.send_signal(signal.SIGTERM)
+
+    assert run.settle(1) == [signal.SIGTERM]
+    assert run.end() == 7
+
+
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
+    run = Run(tmp_path, "nohup", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    run.launcher.send_signal(signal.SIGHUP)
+    os.killpg(run.launcher.pid, signal.SIGHUP)
+    time.sleep(SETTLED_S)
+
+    assert run.heard() == []
+    assert run.end() == 7
+
+
+def test_a_command_that_dies_of_the_passed_signal_ends_the_launcher_by_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import time; print('up', flush=True); time.sleep(60)")
+    command = [BOUNDSCOPE, "run", "--no-report", "-o", "run", "train.py"]
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as launcher:
+        launcher.stdout.readline()
+        launcher.terminate()
+        code = launcher.wait(30)
+
+    manifest = read_manifest(tmp_path / "run")
+    assert code == -signal.SIGTERM
+    assert (manifest.status, manifest.signal) == ("killed", signal.SIGTERM)
+
+
+class Terminal:
+    """A terminal of its own with a program in it."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        (folder / "train.py").write_text(LISTENER)
+        self.folder = folder
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            os.execvp(command[0], command)
+
+    def lines(self) -> list[str]:
+        log = self.folder / "log"
+        return log.read_text().split("\n")[:-1] if log.exists() else []
+
+    def heard(self) -> list[int]:
+        return [int(line) for line in self.lines()[1:]]
+
+    def type(self, text: bytes) -> None:
+        os.write(self.descriptor, text)
+
+    def read(self) -> str:
+        seen = b""
+        try:
+            while data := os.read(self.descriptor, 4096):
+                seen += data
+        except OSError:  # EIO: the other side has gone
+            pass
+        return seen.decode()
+
+    def wait(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_command_once_each_time(tmp_path: Path) -> None:
+    words = (BOUNDSCOPE, "run", "--no-report", "-o", "run", "train.py")
+    terminal = Terminal(tmp_path, *words)
+    until(terminal.lines)
+    counts = []
+
+    for count in (1, 2):
+        terminal.type(b"\x03")
+        until(lambda count=count: len(terminal.heard()) >= count)
+        time.sleep(SETTLED_S)
+        counts.append(terminal.heard())
+    (tmp_path / "stop").touch()
+    terminal.read()
+
+    assert counts == [[signal.SIGINT], [signal.SIGINT, signal.SIGINT]]
+    assert terminal.wait() == 7
+
+
+def test_ctrl_z_and_fg_work(tmp_path: Path) -> None:
+    job = f"{BOUNDSCOPE} run --no-report -o run train.py"
+    script = f"set -m; {job}; echo first $?; touch stopped; fg >/dev/null; echo then $?"
+    terminal = Terminal(tmp_path, "bash", "--norc", "-c", script)
+    until(terminal.lines)
+
+    terminal.type(b"\x1a")
+    until((tmp_path / "stopped").exists)
+    (tmp_path / "stop").touch()
+    seen = terminal.read()
+
+    assert "first 148" in seen  # 128 + SIGTSTP
+    assert "then 7" in seen
+    assert terminal.wait() == 0
