@@ -72,7 +72,7 @@ done = time.perf_counter()
 _REPORT = """
 import json
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print("RESULT " + json.dumps([done - begin, imported - begin, peak, count]))
+print("RESULT " + json.dumps([done - begin, imported - begin, peak, count, time.process_time()]))
 """
 
 
@@ -80,10 +80,10 @@ def enlarge(source: Path, target: Path, size_bytes: int) -> None:
     """Write the events of `source` again and again until the file has `size_bytes`."""
     data = gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
     opening = re.search(rb'"traceEvents"\s*:\s*\[', data)
-    ending = data.rfind(b"]", 0, data.rfind(b'"traceName"')) if b'"traceName"' in data else -1
-    ending = ending if ending > 0 else data.rfind(b"]")
-    if opening is None:
+    last = re.compile(rb"\}\s*(\])").search(data, data.rfind(b'"ph"'))
+    if opening is None or last is None:
         raise SystemExit(f"{source} has no traceEvents")
+    ending = last.start(1)
     head, body, tail = data[: opening.end()], data[opening.end() : ending], data[ending:]
     times = [int(t) for t in _NUMBER.findall(body) if int(t) > 0]
     span = max(times) - min(times) + 1
@@ -100,7 +100,7 @@ def _adder(amount: int) -> Callable[[re.Match[bytes]], bytes]:
 
 
 def measure(code: str, path: Path, repeats: int, python: str = sys.executable) -> list[float]:
-    """Return medians: seconds in all, seconds of imports, peak bytes, events."""
+    """Return medians: seconds in all, seconds of imports, peak bytes, events, CPU seconds."""
     results = []
     for _ in range(repeats):
         done = subprocess.run(
@@ -114,9 +114,9 @@ def measure(code: str, path: Path, repeats: int, python: str = sys.executable) -
 
 
 def show(what: str, result: list[float], size: int) -> float:
-    seconds, imports, peak, count = result
+    seconds, imports, peak, count, cpu = result
     print(
-        f"{what:34s} {seconds:8.2f} s (imports {imports:.2f})  {size / seconds / MB:6.0f} MB/s  "
+        f"{what:34s} {seconds:8.2f} s (imports {imports:.2f}, CPU {cpu:.2f})  {size / seconds / MB:6.0f} MB/s  "
         f"peak {peak / MB:6.0f} MB = {peak / size:.2f} x file  {count:.0f} events"
     )
     return seconds

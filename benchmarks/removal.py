@@ -2,7 +2,8 @@
 
 The strongest test of a label: the example is run as it is and with its cause removed, in
 interleaved pairs, each in a process of its own; the figure is the mean steady step of each run,
-then the median over the runs.
+then the median over the runs. `others` is how many cores other programs used meanwhile: figures
+taken among them are worth little.
 
     python benchmarks/removal.py [--pairs 3] [--only NAME]
 """
@@ -23,10 +24,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from quiet import Others, wait_until_quiet
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 START_UP_STEPS = 5
 """Steps left out at the beginning: the first optimizer and the first kernels are set up there."""
 RESIDENT_BATCHES = 8
+QUIET_TIMEOUT_S = 60.0
 BLOCK = 128 * 1024
 """Elements of the block that takes the place of elementwise_chain's sensor: 0.5 MB a tensor."""
 
@@ -157,13 +161,15 @@ def run_apart(name: str, removed: bool) -> float:
 def compare(name: str, pairs: int) -> None:
     removal = REMOVALS[name]
     as_is, without = [], []
+    others = Others()
     for _ in range(pairs):
+        wait_until_quiet(QUIET_TIMEOUT_S)
         as_is.append(run_apart(name, removed=False))
         without.append(run_apart(name, removed=True))
     before, after = statistics.median(as_is), statistics.median(without)
     print(
         f"{name:18} {removal.bound:8} {before:9.1f} {after:9.1f} {before / after:8.1f}x"
-        f" {100 * (1 - after / before):7.0f} %   {removal.what}",
+        f" {100 * (1 - after / before):7.0f} % {others.cores():7.2f}   {removal.what}",
         flush=True,
     )
 
@@ -178,7 +184,10 @@ def main() -> None:
     if args.here:
         print(json.dumps(run_here(args.here, args.removed)))
         return
-    print(f"{'example':18} {'bound':8} {'step ms':>9} {'removed':>9} {'speed-up':>9} {'saved':>9}")
+    print(
+        f"{'example':18} {'bound':8} {'step ms':>9} {'removed':>9} {'speed-up':>9} {'saved':>9}"
+        f" {'others':>7}"
+    )
     for name in [args.only] if args.only else REMOVALS:
         compare(name, args.pairs)
 

@@ -5,8 +5,10 @@ Source: NVML API Reference Manual; the module `pynvml` of the distribution nvidi
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from .procfs import read_text
 from .records import Reason
 
 _NEVER = (
@@ -22,6 +24,7 @@ _LOST = (
     "NVML_ERROR_UNINITIALIZED",
     "NVML_ERROR_DRIVER_NOT_LOADED",
 )
+_PCI_VENDOR = "0x10de"  # NVIDIA
 _ALL_LINKS = 0xFFFFFFFF  # scopeId UINT_MAX: the sum over all NVLinks of the device
 
 
@@ -143,9 +146,14 @@ class Nvml:
             return NvmlUnavailable(
                 "no-permission", str(error), "sudo chmod a+rw /dev/nvidiactl /dev/nvidia[0-9]*"
             )
-        return NvmlUnavailable(
-            "no-driver",
-            f"{error}: this machine shows no NVIDIA driver",
-            "install the NVIDIA driver; in a container: docker run --gpus all "
-            "-e NVIDIA_DRIVER_CAPABILITIES=compute,utility …",
-        )
+        return NvmlUnavailable("no-driver", *_without_driver(str(error)))
+
+
+def _without_driver(error: str) -> tuple[str, str]:
+    """What is missing and the line that mends it: nothing does on a machine without such a card."""
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    if not any((read_text(vendor) or "").strip() == _PCI_VENDOR for vendor in vendors):
+        return f"{error}: this machine shows no NVIDIA card", ""
+    if Path("/.dockerenv").exists():
+        return f"{error}: this container was not given the driver", "docker run --gpus all IMAGE"
+    return f"{error}: the card's driver is not loaded", "sudo ubuntu-drivers install"

@@ -168,7 +168,8 @@ def _wait(pid: int, *, block: bool) -> tuple[int | None, float]:
 
 def failure(message: str) -> tuple[Reason, str]:
     """The reason in py-spy's words for a recording that failed."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    told = message.partition("Stack backtrace")[0]
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     text = " / ".join(lines[-3:])[:400] or "py-spy failed without a word"
     lowered = message.lower()
     if "permission denied" in lowered or "operation not permitted" in lowered:

@@ -29,6 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(given)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)  # so that a shell's loop around it ends too
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); what is left unwritten must not raise again.

@@ -35,6 +35,11 @@ MAX_EVENT_OVERHEAD_NS = 3_500.0
 BLOCKS = 10
 """Steady steps are cut into so many blocks; the spread of their shares gives the intervals."""
 
+BUSY_HOST_SHARE = 0.1
+"""A tenth of the CPU in other hands moves step times by more than the 5 % that is claimed."""
+
+BUSY_MIN_SAMPLES = 3
+
 MEASURED = {
     "storage": "storage",
     "evaluation": "evaluation",
@@ -49,7 +54,8 @@ class RankFeatures:
     """One rank: its steps, the shares of its slots, and the ops and collectives of its windows.
 
     `shares` sum to 1. `block_shares` has one row a block of steps and one column a slot, in the
-    order of `SLOTS`. `phase_ms` is the mean time of each phase per steady step.
+    order of `SLOTS`. `phase_ms` is the mean time of each phase per steady step, `window_ms` the
+    time of the work phases that trace windows cover.
     """
 
     data: RankData
@@ -58,7 +64,7 @@ class RankFeatures:
     block_shares: Float
     phase_ms: dict[str, float]
     ops: list[OpTime]
-    window_steps: float
+    window_ms: float
     event_overhead_ns: float
     collectives: list[Collective]
 
@@ -66,6 +72,11 @@ class RankFeatures:
     def rank(self) -> int:
         """The rank's number."""
         return self.data.rank
+
+    def per_step(self, count: float) -> float:
+        """A count over the windows' work phases, scaled to one step."""
+        work = sum(self.phase_ms[phase] for phase in WORK_PHASES)
+        return count * work / self.window_ms if self.window_ms else 0.0
 
     @property
     def step_ms(self) -> Float:
@@ -119,7 +130,26 @@ def derive(run: Run, roofs: Roofs | None) -> Features:
     shares = (
         {slot: float(np.mean([r.shares[slot] for r in ranks])) for slot in SLOTS} if ranks else {}
     )
+    warnings += busy_host(run)
     return Features(run, ranks, shares, last_arrivals(collectives), roofs, warnings)
+
+
+def busy_host(run: Run) -> list[Warning_]:
+    """A warning for each host on which other processes took much of the CPU during the run."""
+    found = []
+    for table in run.metrics:
+        whole, job = table.series.get("host.cpu_percent"), table.series.get("job.cpu_cores")
+        cores = sum(name.startswith("host.cpu.") for name in table.series)
+        if whole is None or job is None or not cores or len(whole[1]) < BUSY_MIN_SAMPLES:
+            continue
+        others = float(np.mean(whole[1])) / 100 - float(np.mean(job[1])) / cores
+        if others > BUSY_HOST_SHARE:
+            text = (
+                f"other processes took {others:.0%} of the CPU of {table.host}: step times and "
+                "shares may be theirs as much as the job's"
+            )
+            found.append(Warning_("busy-host", text))
+    return found
 
 
 def _read_windows(rank: RankData, warnings: list[Warning_]) -> list[tuple[Window, Trace]]:
@@ -165,7 +195,7 @@ def _rank_features(
         block_shares=np.array([[row[slot] for slot in SLOTS] for row in rows]),
         phase_ms={phase: value * 1e-6 for phase, value in means.items()},
         ops=_merge_ops([op for _, window in windows for op in window.ops]),
-        window_steps=float(sum(_whole_steps(line, window) for window, _ in windows)),
+        window_ms=sum(p.wall_ns for _, w in windows for p in w.phases.values()) * 1e-6,
         event_overhead_ns=overhead,
         collectives=[c for _, window in windows for c in window.collectives],
     )

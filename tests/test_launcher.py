@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -348,6 +349,31 @@ def test_nothing_of_ours_stays_after_the_end(tmp_path: Path) -> None:
     assert session_of(launcher.pid) == set()
 
 
+def test_the_run_ends_with_a_report_its_stored_diagnosis_and_the_next_command(
+    tmp_path: Path,
+) -> None:
+    name = script(tmp_path, "print('no torch here'); raise SystemExit(3)")
+
+    done = wrapped(name, cwd=tmp_path, options=())
+
+    run = only_run(tmp_path)
+    stored = json.loads((run / "diagnosis.json").read_text())
+    assert (done.stdout, done.returncode) == ("no torch here\n", 3)
+    assert stored["verdict"]["headline"] in done.stderr.replace("\n", " ")
+    assert done.stderr.splitlines()[-1] == f"boundscope diagnose {run.relative_to(tmp_path)}"
+
+
+def test_a_report_that_fails_says_so_and_keeps_the_exit_code(tmp_path: Path) -> None:
+    text = "import os, shutil; shutil.rmtree(os.environ['BOUNDSCOPE_RUN']); raise SystemExit(3)"
+    name = script(tmp_path, text)
+
+    done = wrapped(name, cwd=tmp_path, options=())
+
+    assert done.returncode == 3
+    assert "warning[report-failed]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_full_disk_at_the_start_costs_the_run_but_not_the_training(
     tmp_path: Path, small_disk: Path
 ) -> None:
@@ -385,7 +411,7 @@ raise SystemExit(3)
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path):  # noqa: ANN201
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
@@ -398,9 +424,10 @@ def small_disk(tmp_path: Path):  # noqa: ANN201
 
 
 def fill(disk: Path) -> None:
-    with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", 0) as file:
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
 
 
 def test_traces_are_compressed_and_those_of_a_full_disk_are_left(

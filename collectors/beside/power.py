@@ -46,12 +46,7 @@ class PowerCollector:
         """It needs RAPL zones and leave to read them."""
         files = sorted(self._root.glob("intel-rapl:*/energy_uj"))
         if not files:
-            return Availability(
-                False,
-                "not-supported",
-                f"no RAPL zone under {self._root}",
-                "on the machine itself (not in a virtual one): sudo modprobe intel_rapl_msr",
-            )
+            return _no_zone(self._root)
         if all(read_int(file) is None for file in files):
             return Availability(
                 False,
@@ -95,6 +90,14 @@ class PowerCollector:
 def energy_used_uj(last_uj: int, now_uj: int, range_uj: int) -> int:
     """Energy between two readings of a counter that starts again at 0 after `range_uj`."""
     return now_uj - last_uj if now_uj >= last_uj else now_uj - last_uj + range_uj
+
+
+def _no_zone(root: Path) -> Availability:
+    if " hypervisor" in (read_text("/proc/cpuinfo") or ""):
+        detail = "a virtual machine is not shown the processor's energy counters"
+        return Availability(False, "not-supported", detail)
+    detail = f"no RAPL zone under {root}"
+    return Availability(False, "not-supported", detail, "sudo modprobe intel_rapl_msr")
 
 
 def _label(folder: Path) -> str:

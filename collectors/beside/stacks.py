@@ -29,6 +29,7 @@ ATTACH_CPU_S = (
     0.015  # measured: user and system time of a recording of one second, less its samples
 )
 SAMPLE_CPU_S = 0.0005  # measured on a training 12 frames deep; corrected by what is really used
+LOWEST_CORES = LOWEST_RATE_HZ * SAMPLE_CPU_S + ATTACH_CPU_S / CHUNK_S
 WORKER_TURN = 4
 """When ranks fill every place, each fourth recording is of a loader worker."""
 STOP_WAIT_S = 0.7
@@ -185,11 +186,11 @@ class StacksCollector:
         places = _places() - len(self._active)
         if places <= 0:
             return
-        for target in self._next_targets(ranks)[:places]:
+        coming = self._next_targets(ranks)[:places]
+        for target in coming:
+            rate_hz = self._rate_hz(target, coming)
             try:
-                recording = pyspy.record(
-                    self._py_spy, target, self._job.folder, self._rate_hz(), CHUNK_S
-                )
+                recording = pyspy.record(self._py_spy, target, self._job.folder, rate_hz, CHUNK_S)
             except OSError:
                 self._given_up.add(target.pid)
                 continue
@@ -217,10 +218,15 @@ class StacksCollector:
         free = [t for t in targets if t.pid not in self._active and t.pid not in self._given_up]
         return sorted(free, key=lambda target: self._turns.get(target.pid, 0))
 
-    def _rate_hz(self) -> int:
-        """The rate at which the recordings in work, and the next, stay within the budget."""
-        cpu_s = _budget_cores() / (len(self._active) + 1) * CHUNK_S - ATTACH_CPU_S
-        rate = cpu_s / self._sample_cpu_s / CHUNK_S
+    def _rate_hz(self, target: Target, coming: list[Target]) -> int:
+        """Workers are sampled at the lowest rate; the ranks share what the budget leaves."""
+        if target.role == "worker":
+            return LOWEST_RATE_HZ
+        targets = coming + [recording.target for recording in self._active.values()]
+        ranks = {one.pid for one in targets if one.role == "rank"}
+        workers = len({one.pid for one in targets} - ranks)
+        cores = (_budget_cores() - workers * LOWEST_CORES) / max(1, len(ranks))
+        rate = (cores - ATTACH_CPU_S / CHUNK_S) / self._sample_cpu_s
         return int(min(START_RATE_HZ, max(LOWEST_RATE_HZ, rate)))
 
 
@@ -230,8 +236,7 @@ def _budget_cores() -> float:
 
 def _places() -> int:
     """How many recordings may run at once at the lowest rate within the budget."""
-    lowest = LOWEST_RATE_HZ * SAMPLE_CPU_S + ATTACH_CPU_S / CHUNK_S
-    return max(1, int(_budget_cores() / lowest))
+    return max(1, int(_budget_cores() / LOWEST_CORES))
 
 
 def _is_worker(stat: ProcessStat, rank_pid: int) -> bool:
@@ -260,4 +265,4 @@ def _mend(reason: Reason) -> str:
     scope = (read_text(Path("/proc/sys/kernel/yama/ptrace_scope")) or "0").strip()
     if scope != "0":
         return "sudo sysctl kernel.yama.ptrace_scope=0"
-    return "in a container: docker run --cap-add SYS_PTRACE …"
+    return "docker run --cap-add SYS_PTRACE IMAGE" if Path("/.dockerenv").exists() else ""

@@ -43,7 +43,7 @@ def calibrate(
     json: Annotated[bool, typer.Option("--json", help="Print the roofs as JSON.")] = False,
 ) -> int:
     """Measure this machine's arithmetic and memory roofs once and keep them."""
-    from ..machine.calibrate import cache_folder, start
+    from ..machine.calibrate import cache_folder, load, start
 
     began = time.monotonic()
     running = start(python, threads or None, full=not quick, device=device)
@@ -53,7 +53,9 @@ def calibrate(
 
         typer.echo(msgspec.json.format(msgspec.json.encode(roofs)))
         return 0
-    _print(roofs, f"Kept in {cache_folder()} (took {time.monotonic() - began:.1f} s).")
+    kept = load(roofs.threads, device=device) == roofs
+    where = f"Kept in {cache_folder()}." if kept else "Not kept."
+    _print(roofs, f"{where} Took {time.monotonic() - began:.1f} s.")
     return 0
 
 

@@ -151,7 +151,7 @@ def report(folder: Path, *, debug: bool) -> None:
     try:
         from ..diagnose import diagnose_run
 
-        diagnosis = diagnose_run(folder)
+        diagnosis = diagnose_run(folder, measure_roofs=True)
         _print(diagnosis)
         _keep(diagnosis, folder)
     except Exception as error:  # noqa: BLE001 - a report that fails must not change the exit code

@@ -17,7 +17,9 @@ from ..run.manifest import FILE_NAME, read_manifest
 from ..run.status import effective_status
 
 NOTHING = "–"  # noqa: RUF001 - an en dash is how tables show that there is nothing
-COLUMNS = ("when", "name", "duration", "ranks", "steps", "status", "verdict", "folder")
+COLUMNS = ("when", "run", "duration", "ranks", "steps", "status", "verdict")
+PIPED_WIDTH = 250
+"""Wide enough for any row: what is piped on must not be folded."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Row:
 def runs(
     folder: Annotated[Path, typer.Argument(help="The folder that holds the runs.")] = Path("runs"),
 ) -> int:
-    """List the runs in a folder: when, what, and what each was bound by."""
+    """List the runs in a folder and what each was bound by."""
     if not folder.is_dir():
         raise UsageError(
             "no-such-folder",
@@ -53,22 +55,21 @@ def _row(folder: Path) -> Row:
     try:
         manifest = read_manifest(folder)
     except UnusableData:
-        cells = (NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, "unreadable", NOTHING, str(folder))
+        cells = (NOTHING, folder.name, NOTHING, NOTHING, NOTHING, "unreadable", NOTHING)
         return Row(0, cells)
     diagnosis = _stored_diagnosis(folder)
     run = diagnosis.run if diagnosis is not None else None
-    started = time.localtime(manifest.started_ns / 1e9)
+    named = folder.name if manifest.name in folder.name else f"{folder.name} ({manifest.name})"
     return Row(
         manifest.started_ns,
         (
-            time.strftime("%Y-%m-%d %H:%M:%S", started),
-            manifest.name,
+            _when(manifest.started_ns),
+            named,
             _duration(manifest),
             str(run.world_size) if run is not None else NOTHING,
             str(run.steps) if run is not None else NOTHING,
             effective_status(manifest, folder),
             diagnosis.verdict.bound if diagnosis is not None else NOTHING,
-            str(folder),
         ),
     )
 
@@ -78,6 +79,13 @@ def _stored_diagnosis(folder: Path) -> Diagnosis | None:
         return msgspec.json.decode((folder / "diagnosis.json").read_bytes(), type=Diagnosis)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _when(time_ns: int) -> str:
+    """Return local time as `ls -l` writes it: the clock this year, the year otherwise."""
+    moment = time.localtime(time_ns / 1e9)
+    this_year = moment.tm_year == time.localtime().tm_year
+    return time.strftime("%b %d %H:%M" if this_year else "%b %d  %Y", moment)
 
 
 def _duration(manifest: Manifest) -> str:
@@ -98,6 +106,8 @@ def _print(rows: list[Row], folder: Path) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_WIDTH)
     if not rows:
         console.print(f"No runs in {folder}. Start one: boundscope run train.py", markup=False)
         return
@@ -106,7 +116,7 @@ def _print(rows: list[Row], folder: Path) -> None:
         table.add_column(
             column,
             justify="right" if column in ("ranks", "steps") else "left",
-            no_wrap=column != "folder",
+            no_wrap=column != "run",
             overflow="fold",
         )
     for row in rows:

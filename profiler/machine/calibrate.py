@@ -33,8 +33,13 @@ QUICK_BUDGET_S = 6.0
 """Wall time after which the short form is cut off; on two idle cores it needs 1.6 to 2.3 s."""
 FULL_BUDGET_S = 60.0
 
-BUSY_GAIN = 1.2
-"""Matrix products scale nearly with the cores; two threads of one core gain less than this too."""
+BUSY_SHARE = 0.05
+"""Share of the time that the threads waited for a CPU: above this something else was running.
+
+Measured: below 0.01 on an idle machine; at 0.05 and more, parallel figures fell by half and more,
+since all threads wait at each barrier for the one that lost its CPU."""
+
+BUSY = "the machine was busy with other work: these roofs may be too low and are not kept"
 
 LAYOUT = 1
 """Part of the file name: raised when figures change their meaning, so that no old one is used."""
@@ -54,7 +59,8 @@ class Calibration:
         """The roofs, at the latest `budget_s` after the start; they are kept for `load`.
 
         What was measured when the time ran out counts if it has an arithmetic and a bandwidth
-        roof. Raises UnusableData (calibration-failed) otherwise.
+        roof; otherwise raises UnusableData (calibration-failed). Such roofs, and those of a busy
+        machine, come with a note and are not kept.
         """
         left = max(budget_s - (time.monotonic() - self._began), 0.1)
         note = ""
@@ -71,7 +77,8 @@ class Calibration:
         roofs = _roofs(figures, self._device, note)
         if roofs is None:
             raise _failure(errors, note)
-        _save(roofs, self._device, str(figures.get("torch", "")))
+        if not note and BUSY not in roofs.notes:
+            _save(roofs, self._device, str(figures.get("torch", "")))
         return roofs
 
     def cancel(self) -> None:
@@ -195,8 +202,8 @@ def _roofs(figures: Mapping[str, Any], device: str, note: str) -> Roofs | None:
     last = max(caches.values(), default=0)
     if figures.get("dram_bytes", 2 * last) < 2 * last:
         notes.append("the main-memory arrays were not much larger than the last cache")
-    if threads > 1 and flops["fp32"] < BUSY_GAIN * flops_1.get("fp32", 0.0):
-        notes.append("several threads were hardly faster than one: the machine was busy")
+    if figures.get("waited_share", 0.0) > BUSY_SHARE:
+        notes.append(BUSY)
     # What one thread reaches, several reach too.
     flops = {dtype: max(rate, flops_1.get(dtype, 0.0)) for dtype, rate in flops.items()}
     return Roofs(

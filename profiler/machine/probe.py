@@ -12,7 +12,9 @@ bytes), "memory_bytes", "full" and "device" ("cpu" or "cuda:0").
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ FULL_SECONDS = 12.0
 MIN_RUNS = 3
 MIN_ROUNDS = 2
 NEWS = 1.05
-"""A round that betters no figure by more than 5 % is the last one (a GEMM's repeats vary by less)."""
+"""A round that betters no figure by more than 5 % is the last one."""
 
 # 2·512³ FLOP take 3 ms on one core at 100 GFLOP/s; measured within 5 % of the rate at 2048.
 GEMM_SIZE = 512
@@ -153,7 +155,22 @@ def measure_cpu(torch: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]
     yield {"threads": threads, "torch": torch.__version__, "dram_bytes": dram}
     end = time.perf_counter() + (FULL_SECONDS if full else QUICK_SECONDS)
     figures = cpu_figures(torch, options, threads, dram)
+    began, waited = time.perf_counter(), waited_seconds()
     yield from rounds(torch, figures, FULL_SLICE_S if full else QUICK_SLICE_S, end)
+    share = (waited_seconds() - waited) / (time.perf_counter() - began) / threads
+    yield {"waited_share": share}
+
+
+def waited_seconds() -> float:
+    """Seconds that our threads were ready to run but did not get a CPU (proc(5), schedstat)."""
+    total = 0
+    for task in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            with open(task, encoding="ascii") as file:
+                total += int(file.read().split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+    return total / 1e9
 
 
 def rounds(
@@ -240,5 +257,5 @@ def emit(figure: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     # Our own folder must not shadow what torch imports.
-    sys.path.pop(0)
+    sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(__file__)]
     main()

@@ -19,9 +19,12 @@ class Roofs(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `flops`: FLOP/s per dtype for matrix products ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8",
     "int8"), and "special": FLOP/s of exponentials and the like in the weights of
-    `trace.costs_elementwise`. `flops_1` holds the same at one thread (CPU only).
-    `bandwidth`: bytes/s, reads and writes added: "dram_copy", "dram_triad", "l1", "l2", "l3".
-    `cache_bytes`: bytes of each cache level that the threads reach together.
+    `trace.costs_elementwise`. Where matrix units do more than the vector units in one dtype, they
+    are "fp32_matrix" and "fp64_matrix". `flops_1` holds the same at one thread (CPU only).
+    `bandwidth`: bytes/s, reads and writes added: "dram_copy" and "dram_triad", or "dram" where only
+    a data sheet is known; "l2", "l3". The first-level cache is left out: what fits into it takes
+    less time than the dispatch of an op.
+    `cache_bytes`: bytes of each cache level ("l1", "l2", "l3") that the threads reach together.
     `dispatch_ns`: time of one tiny op, almost all of it dispatch; 0 where not known.
     `threads`: the threads that these roofs hold for; 0 for a device.
     """
@@ -64,7 +67,10 @@ class Roofs(msgspec.Struct, frozen=True, omit_defaults=True):
         if not matrix:
             wide = self.flops.get("fp64", 0.0) if dtype == "fp64" else 0.0
             return (wide or self.flops.get("fp32", 0.0)) * UNFUSED_SHARE
-        return self.flops.get(dtype) or self.flops.get("fp32", 0.0)
+        for name in (f"{dtype}_matrix", dtype, "fp32_matrix", "fp32"):
+            if self.flops.get(name):
+                return self.flops[name]
+        return 0.0
 
     def special_flops(self, *, serial: bool = False) -> float:
         """FLOP/s of exponentials and the like; `serial`: of one thread, where it was measured.

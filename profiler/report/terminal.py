@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from rich.console import Console
 from rich.text import Text
 
-from ..diagnosis import Diagnosis, Finding, Place
+from ..diagnosis import Diagnosis, Finding
 from ..text import duration, milliseconds, percent, plural
+from .places import describe_place
 
 SLOT_COLOURS = {
     "compute": "#0072b2",
@@ -117,25 +116,6 @@ def _finding(number: int, finding: Finding, console: Console) -> None:
         _line(console, f"   → {fix.title}")
         for line in fix.snippet.splitlines():
             _line(console, f"       {line}", "cyan")
-
-
-def describe_place(where: Place) -> str:
-    """A place in words: file and line, then op or collective, then the rank."""
-    parts = []
-    if where.file:
-        line = f":{where.line}" if where.line else ""
-        function = f" in {where.function}" if where.function else ""
-        parts.append(f"{shorten(where.file)}{line}{function}")
-    parts += [name for name in (where.op, where.kernel, where.collective) if name]
-    if where.rank is not None:
-        parts.append(f"(rank {where.rank})")
-    return " ".join(parts)
-
-
-def shorten(path: str) -> str:
-    """The path relative to the current folder where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(path) else path
 
 
 def _missing(diagnosis: Diagnosis, console: Console) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from ..diagnosis import SLOTS, Evidence, Finding, Fix, Place, Saving, Slot
 from ..features import Features, RankFeatures
 from ..hot_lines import HotLine
+from ..trace.host import OpTime
 
 MIN_SHARE = 0.05
 """Nothing below 5 % is claimed: one GEMM varies by up to 14 % between devices of a fleet (PRISM,
@@ -136,6 +137,17 @@ def follow(features: Features) -> Blame:
         return Blame(late.rank, {})
     charged = {slot: wait * value / explained for slot, value in positive.items()}
     return Blame(late.rank, charged)
+
+
+def removable(ops: list[OpTime], share: float) -> float:
+    """The part of `share` that goes when the roof that limits `ops` is lifted.
+
+    What the other roof asks for stays: fused element-wise ops still calculate, a smaller matrix
+    product still reads its operands.
+    """
+    work = sum(op.work_ns for op in ops)
+    floor = sum(min(op.floor_ns, op.work_ns) for op in ops)
+    return share * (1 - floor / work) if work else share
 
 
 def place(line: HotLine, rank: int | None = None) -> Place:

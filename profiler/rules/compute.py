@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..diagnosis import Evidence, Finding, Fix, Place
 from ..hot_lines import hot_lines
 from ..text import percent, scaled
-from .base import MIN_SHARE, Evidenced, place
+from .base import MIN_SHARE, Evidenced, place, removable
 
 NEAR_ROOF = 0.6
 """From here on an op counts as running at its roof: large GEMMs reach 60 to 90 % of a measured peak
@@ -53,6 +53,7 @@ def find(case: Evidenced) -> list[Finding]:
         case.finding(
             id="at-the-roof" if achieved >= NEAR_ROOF else "arithmetic",
             bound="compute",
+            share=removable(ops, share),
             title="The arithmetic itself takes the time"
             + (", at the machine's roof" if achieved >= NEAR_ROOF else ""),
             evidence=evidence,

@@ -57,12 +57,11 @@ def _garbage(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
 
 
 def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
-    steps = max(1.0, rank.window_steps)
     small = [op for op in rank.ops if op.slot == "host"]
-    calls = sum(op.calls for op in small) / steps
+    calls = rank.per_step(sum(op.calls for op in small))
     each = sum(op.self_ns for op in small) / max(1, sum(op.calls for op in small)) * 1e-9
     step = float(np.mean(rank.step_ms))
-    tiny = calls >= MANY_OPS and rank.window_steps > 0
+    tiny = calls >= MANY_OPS
     evidence = [
         Evidence(
             f"{milliseconds(share * step)} of every step is dispatch and Python, "
@@ -73,7 +72,7 @@ def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
             "trace",
         )
     ]
-    if rank.window_steps:
+    if calls:
         text = f"{calls:,.0f} ops a step are too small to be worth a call, {duration(each)} each"
         evidence.append(Evidence(text, "host.tiny_ops_per_step", round(calls, 1), "ops", "trace"))
     lines = hot_lines(case.features.run, rank.data.pid, "rest")

@@ -8,7 +8,7 @@ from ..diagnosis import Evidence, Finding, Fix, Place
 from ..hot_lines import hot_lines
 from ..text import percent, scaled
 from ..trace.host import OpTime
-from .base import MIN_SHARE, Evidenced, place
+from .base import MIN_SHARE, Evidenced, place, removable
 
 
 def find(case: Evidenced) -> list[Finding]:
@@ -54,6 +54,7 @@ def find(case: Evidenced) -> list[Finding]:
         case.finding(
             id=f"{family}-bandwidth",
             bound="memory",
+            share=removable(ops, share),
             title="Moving data takes the time, not calculating with it",
             evidence=evidence,
             where=where,

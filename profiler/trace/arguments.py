@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .notes import Notes
 from .table import Category, Signature, UInt8
 
 _NONE = msgspec.Raw(b"")
@@ -120,7 +121,8 @@ _Columns = dict[str, npt.NDArray[Any]]
 class ArgumentReader:
     """Reads the arguments of chunk after chunk; signatures and rests are interned over all."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
         self._ops = msgspec.json.Decoder(list[_OpArgs])
         self._work = msgspec.json.Decoder(list[_WorkArgs])
         self._links = msgspec.json.Decoder(list[_LinkArgs])
@@ -225,7 +227,7 @@ class ArgumentReader:
     def _read_any(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         """Read arguments of any form, one event after the other."""
         for place, raw in zip(at.tolist(), raws, strict=True):
-            value = _decoded(raw)
+            value = self.decoded(raw)
             external_id = value.get("External id", value.get("external id"))
             columns["external_id"][place] = _integer(external_id)
             columns["correlation"][place] = _integer(value.get("correlation"))
@@ -236,15 +238,24 @@ class ArgumentReader:
                 columns["signature"][place] = self._signature(_op_args(value))
             columns["args"][place] = self._rest_of(value)
 
+    def decoded(self, raw: msgspec.Raw) -> dict[str, Any]:
+        """Return arguments as a dict; empty, counted, where they cannot be read."""
+        try:
+            value = msgspec.json.decode(raw)
+        except _MALFORMED:
+            self._notes.add("unreadable-arguments", "Arguments that cannot be read: left out.")
+            return {}
+        return value if isinstance(value, dict) else {}
+
     # the rest
 
     def _rest(self, key: bytes, raw: msgspec.Raw, whole: bool) -> int:
         """Return the index of the rarer arguments; `key` stands for them unless `whole`."""
         if whole:
-            return self._rest_of(_decoded(raw))
+            return self._rest_of(self.decoded(raw))
         index = self._rests.get(key)
         if index is None:
-            index = self._rests[key] = self._rest_of(_decoded(raw))
+            index = self._rests[key] = self._rest_of(self.decoded(raw))
         return index
 
     def _rest_of(self, value: dict[str, Any]) -> int:
@@ -309,14 +320,6 @@ def _ids(args: Sequence[_OpArgs] | Sequence[_WorkArgs] | Sequence[_LinkArgs]) ->
     return np.array(
         [a.external_id if a.external_id >= 0 else a.old_external_id for a in args], np.int64
     )
-
-
-def _decoded(raw: msgspec.Raw) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(raw)
-    except _MALFORMED:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _decoded_list(raw: bytes) -> list[Any]:

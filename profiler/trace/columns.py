@@ -13,12 +13,14 @@ import numpy.typing as npt
 from .arguments import ArgumentReader, tensor_bytes
 from .categories import category_of, depends_on_name
 from .decode import AnyEvent, ExactEvent
+from .growing import GrowingTable
 from .notes import Notes
 from .table import DEVICE_WORK, Category, Events, Int64, Signature, Thread
 
 _K = TypeVar("_K", bound=Hashable)
 
 _BY_NAME_TOO = 255  # category code of events whose category depends on their name
+_SAMPLE_ROWS = 1 << 18
 _DAY_NS = 86_400 * 10**9
 _MAX_EXACT_US = 9.0e15  # beyond this a double's µs are no longer whole numbers
 _EPOCH_NS = 10**18
@@ -28,6 +30,8 @@ _THREE_DECIMALS = re.compile(rb"(?:\d{1,17}\.\d{3},)*")
 
 _COLLECTIVE = re.compile(r"(?:gloo|mpi|ucc|nccl|rccl|xccl|hccl):")
 """Annotations that torch's process groups put around a collective."""
+
+_OTHER_PHASES = frozenset({"M", "B", "E"})  # metadata, begin, end; flows and instants say nothing
 
 _EVENT_COLUMNS: dict[str, type[Any]] = {
     "start_ns": np.int64,
@@ -84,41 +88,36 @@ class Columns:
         self._categories = _Categories()
         self._threads = _Threads()
         self._thread_names: dict[tuple[str, str], str] = {}
-        self._arguments = ArgumentReader()
-        self._parts: list[dict[str, npt.NDArray[Any]]] = []
+        self._arguments = ArgumentReader(notes)
+        self._table = GrowingTable(_EVENT_COLUMNS, narrow=("correlation", "external_id"))
         self._document_start = 0
 
     def add(self, events: Sequence[AnyEvent]) -> None:
         """Take a chunk of events."""
         spans = [event for event in events if event.ph == "X"]
         if len(spans) != len(events):
-            self._others(events)
+            self._others([event for event in events if event.ph in _OTHER_PHASES])
         if spans:
             self._spans(spans)
 
     def end_document(self, base_ns: int) -> None:
         """Place the events since the last document's end on the epoch: `base_ns` is their zero."""
-        for part in self._parts[self._document_start :]:
-            part["start_ns"] += base_ns
-        self._document_start = len(self._parts)
+        self._table.column("start_ns")[self._document_start :] += base_ns
+        self._document_start = self._table.rows
 
     def _others(self, events: Sequence[AnyEvent]) -> None:
         pairs = 0
         for event in events:
-            ph = event.ph
-            if ph == "M" and event.name == "thread_name":
-                self._name_thread(event)
-            elif ph in ("B", "E"):
+            if event.ph != "M":
                 pairs += 1
+            elif event.name == "thread_name":
+                self._name_thread(event)
         self._notes.add(
             "unpaired-events", "Begin and end events (B, E) are not read; Kineto has none.", pairs
         )
 
     def _name_thread(self, event: AnyEvent) -> None:
-        try:
-            name = msgspec.json.decode(event.args).get("name", "")
-        except (msgspec.MsgspecError, AttributeError, UnicodeDecodeError):
-            return
+        name = self._arguments.decoded(event.args).get("name", "")
         if isinstance(name, str) and name:
             self._thread_names[(str(event.pid), str(event.tid))] = name
 
@@ -154,7 +153,7 @@ class Columns:
                 int(np.count_nonzero(~placed)),
             )
             part = {key: column[placed] for key, column in part.items()}
-        self._parts.append(part)
+        self._table.append(part)
 
     def _durations(self, spans: list[Any]) -> Int64:
         micros = np.fromiter([event.dur for event in spans], np.float64, len(spans))
@@ -189,7 +188,12 @@ class Columns:
     ) -> tuple[Events, list[str], list[Thread], list[Signature], list[dict[str, Any]]]:
         """Return (events sorted, names, threads, signatures, args) and forget the chunks."""
         self._drop_absurd_starts()
-        events = Events(**self._sorted())
+        start, duration = self._table.column("start_ns"), self._table.column("duration_ns")
+        order = _time_order(start, duration)
+        if order is not None:
+            del start, duration
+            self._table.reorder(order)
+        events = Events(**self._table.take())
         names = list(self._names)
         signatures = self._arguments.signatures()
         _fill_collective_bytes(events, names, signatures)
@@ -203,37 +207,18 @@ class Columns:
 
     def _drop_absurd_starts(self) -> None:
         """Leave out events more than a day from the middle of the trace."""
-        starts = [part["start_ns"] for part in self._parts if len(part["start_ns"])]
-        if not starts:
+        start = self._table.column("start_ns")
+        if not len(start):
             return
-        middle = int(np.median([int(np.median(start)) for start in starts]))
-        for index, part in enumerate(self._parts):
-            near = np.abs(part["start_ns"] - middle) <= _DAY_NS
-            if not near.all():
-                self._notes.add(
-                    "absurd-time-stamps",
-                    "Events at a time that cannot be: left out.",
-                    int(np.count_nonzero(~near)),
-                )
-                self._parts[index] = {key: column[near] for key, column in part.items()}
-
-    def _sorted(self) -> dict[str, npt.NDArray[Any]]:
-        start, duration = self._joined("start_ns"), self._joined("duration_ns")
-        order = _time_order(start, duration)
-        columns = {"start_ns": start[order], "duration_ns": duration[order]}
-        del start, duration
-        for name in _EVENT_COLUMNS:
-            if name not in columns:
-                columns[name] = self._joined(name)[order]
-        self._parts.clear()
-        return columns
-
-    def _joined(self, name: str) -> npt.NDArray[Any]:
-        """Concatenate one column and drop its parts at once, to keep the peak of memory low."""
-        parts = [part.pop(name) for part in self._parts]
-        if not parts:
-            return np.empty(0, _EVENT_COLUMNS[name])
-        return np.concatenate(parts, dtype=_EVENT_COLUMNS[name], casting="same_kind")
+        middle = int(np.median(start[:: 1 + len(start) // _SAMPLE_ROWS]))
+        near = (start >= middle - _DAY_NS) & (start <= middle + _DAY_NS)
+        if not near.all():
+            self._notes.add(
+                "absurd-time-stamps",
+                "Events at a time that cannot be: left out.",
+                int(np.count_nonzero(~near)),
+            )
+            self._table.keep(near)
 
     def _thread_rows(self, events: Events) -> list[Thread]:
         count = len(self._threads.rows)
@@ -263,14 +248,18 @@ def is_epoch(start_ns: Int64) -> bool:
     return len(start_ns) > 0 and int(start_ns[0]) > _EPOCH_NS
 
 
-def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int64]:
-    """Return the order by (start, -duration), stable."""
-    order = np.argsort(start, kind="stable")
-    ordered = start[order]
+def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int32] | None:
+    """Return the order by (start, -duration), stable; None where the rows have it already."""
+    rising = start[1:] >= start[:-1]
+    if rising.all() and not np.any((start[1:] == start[:-1]) & (duration[1:] > duration[:-1])):
+        return None
+    order = np.argsort(start, kind="stable").astype(np.int32)
     tied = np.zeros(len(order), np.bool_)
-    same = ordered[1:] == ordered[:-1]
-    tied[1:] |= same
-    tied[:-1] |= same
+    for begin in range(0, len(order) - 1, _SAMPLE_ROWS):  # in blocks: the gathers are wide
+        ordered = start[order[begin : begin + _SAMPLE_ROWS + 1]]
+        same = ordered[1:] == ordered[:-1]
+        tied[begin + 1 : begin + 1 + len(same)] |= same
+        tied[begin : begin + len(same)] |= same
     places = np.flatnonzero(tied)
     if len(places):
         members = order[places]

@@ -14,7 +14,6 @@ from .costs_arguments import (
     Formula,
     Table,
     Work,
-    broadcast,
     item_bytes,
     nothing,
     total_bytes,
@@ -121,30 +120,14 @@ def _scatter(weight: float) -> Formula:
     return formula
 
 
-def _index(args: Arguments) -> Work | None:
-    """index(x, [indices]): what advanced indexing by the leading dimensions gives.
-
-    None where the indices could be a mask of booleans: the number of hits is not recorded.
-    """
-    x, found = args.tensor(0), args.tensor_list(1)
-    if x is None or found is None or not x.shape:
-        return None
-    indices = [index for index in found if index.shape]
-    shape = broadcast([index.shape for index in indices])
-    if not indices or shape is None or len(indices) > len(x.shape):
-        return None
-    if any(index.shape == x.shape[: len(index.shape)] for index in indices):
-        return None
-    rows = float(math.prod(x.shape[len(indices) :]))
-    out = math.prod(shape) * rows * x.item_bytes
-    index_bytes = sum(index.elements for index in indices) * 8.0
-    return Work(0.0, min(out, x.bytes) + out + index_bytes, x.dtype)
+def _unrecorded(_: Arguments) -> None:
+    """index(x, [indices]): the profiler does not record a list of optional tensors."""
 
 
 def _put(args: Arguments) -> Work | None:
-    """index_put_(self, [indices], values, accumulate)."""
+    """index_put_(self, [indices], values, accumulate); None for one value put everywhere."""
     x, values = args.tensor(0), args.tensor(2)
-    if x is None or values is None:
+    if x is None or values is None or not values.shape:
         return None
     added = args.flag(3) is True
     moved = values.bytes + values.elements * x.item_bytes * (2.0 if added else 1.0)
@@ -227,7 +210,7 @@ _GROUPS: tuple[tuple[str, Formula, str], ...] = (
     ("copy", _scatter(0.0), "scatter scatter_ index_copy index_copy_ index_fill_"),
     ("copy", _scatter(1.0), "scatter_add scatter_add_ index_add index_add_"),
     ("copy", _scatter(1.0), "scatter_reduce scatter_reduce_ index_reduce_"),
-    ("copy", _index, "index _unsafe_index"),
+    ("copy", _unrecorded, "index _unsafe_index"),
     ("copy", _put, "index_put index_put_ _index_put_impl_ _unsafe_index_put"),
     ("copy", _spread_back, "slice_backward select_backward"),
     ("copy", _padded, "constant_pad_nd"),

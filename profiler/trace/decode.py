@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -68,7 +69,7 @@ _SEPARATOR = re.compile(r"[\s,\0]*")
 _LIST_END = re.compile(rb'\}\s*\](?=\s*(?:,\s*"\w+"\s*:|\}\s*$))')
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _STRING_TIME = re.compile(rb'"(?:ts|dur)"\s*:\s*"')
-_MAX_JOINED = 4  # pieces put together again where a boundary was found inside an event
+_MAX_JOINED = 8  # pieces put together again where a boundary was found inside an event
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _loose_list = msgspec.json.Decoder(list[_LooseEvent])
@@ -84,6 +85,15 @@ def boundary(first_keys: Iterable[str]) -> re.Pattern[bytes]:
     """
     keys = "|".join(re.escape(key) for key in sorted(first_keys))
     return re.compile(rb"\}(\s*,\s*)(?=\{\s*\"(?:" + keys.encode() + rb")\"\s*:)")
+
+
+@dataclass
+class Pieces:
+    """Events found one by one; `used` bytes of the chunk, up to the list's end where `closed`."""
+
+    events: list[AnyEvent]
+    used: int
+    closed: bool = False
 
 
 class EventDecoder:
@@ -104,7 +114,7 @@ class EventDecoder:
         at = 0
         for _ in range(_SAMPLE_EVENTS):
             try:
-                value, at = _python.raw_decode(text, _SEPARATOR.match(text, at).end())  # type: ignore[union-attr]
+                value, at = _python.raw_decode(text, _after_separator(text, at))
             except (ValueError, RecursionError):
                 break
             if isinstance(value, dict) and value:
@@ -205,81 +215,95 @@ class EventDecoder:
             self._notes.add("unreadable-durations", "Durations that are not numbers: read as 0.")
             return 0.0
 
-    def pieces(self, chunk: bytes) -> Iterator[tuple[list[AnyEvent], bytes]]:
-        """Decode event by event: yields (events, what follows the end of the list of events).
+    def one_by_one(self, chunk: bytes, final: bool) -> Pieces:
+        """Decode a chunk event by event, leaving out, and counting, what cannot be read.
 
-        What follows starts with "]" and is empty but where the list ends; the last yield then.
+        Unless it is the `final` chunk of the file, an unreadable end stays unused: the rest of the
+        event may be in the next.
         """
         matches = list(self.boundary.finditer(chunk))
         begins = [0, *(match.end() for match in matches)]
         ends = [*(match.start() + 1 for match in matches), len(chunk)]
+        events: list[AnyEvent] = []
         index = 0
         while index < len(begins):
-            events, rest, stop = self._joined(chunk, begins, ends, index)
+            for stop in range(index, min(index + _MAX_JOINED, len(begins))):
+                found = self._piece(chunk[begins[index] : ends[stop]])
+                if found is not None:
+                    break
+            else:
+                if not final and index + _MAX_JOINED > len(begins):
+                    return Pieces(events, begins[index])
+                stop, found = index, self._unreadable(chunk[begins[index] : ends[index]])
+            events += found.events
+            if found.closed:
+                return Pieces(events, begins[index] + found.used, closed=True)
             index = stop + 1
-            if rest:
-                yield events, rest + chunk[ends[stop] :]
-                return
-            yield events, b""
+        return Pieces(events, len(chunk))
 
-    def _joined(
-        self, chunk: bytes, begins: list[int], ends: list[int], index: int
-    ) -> tuple[list[AnyEvent], bytes, int]:
-        """Decode the piece at `index`, with the ones after it where it is not whole alone."""
-        for stop in range(index, min(index + _MAX_JOINED, len(begins))):
-            found = self._piece(chunk[begins[index] : ends[stop]])
-            if found is not None:
-                return (*found, stop)
-        piece = chunk[begins[index] : ends[index]]
+    def _unreadable(self, piece: bytes) -> Pieces:
         if piece.strip(b"\x00 \r\n\t,"):
             self._notes.add("unreadable-events", "Events that are not JSON: left out.")
         end = _LIST_END.search(piece)
-        return [], piece[end.end() - 1 :] if end else b"", index
+        return Pieces([], end.end() if end else len(piece), closed=end is not None)
 
-    def _piece(self, piece: bytes) -> tuple[list[AnyEvent], bytes] | None:
-        """Decode a piece: its events and what follows the list's end; None where it is no JSON."""
+    def _piece(self, piece: bytes) -> Pieces | None:
+        """Decode a piece: one event, or several with the end of their list; None if it is none."""
         try:
             event = self._tightened(_loose_one.decode(piece))
         except _MALFORMED:
             pass
         else:
-            return [] if event is None else [event], b""
-        mended = self.mend(piece)
-        text = (piece if mended is None else mended[0]).decode("utf-8", "replace")
+            return Pieces([] if event is None else [event], len(piece))
+        found = self._values(piece)
+        if found is None:
+            mended = self.mend(piece)
+            if mended is not None:
+                found = self._values(mended[0])
+            if mended is None or found is None:
+                return None
+            self._note_fixes(mended[1])
+            if found.closed:  # where the list ends in the original, by the bytes that follow
+                found.used = max(0, len(piece) - (len(mended[0]) - found.used))
+        return found
+
+    def _values(self, piece: bytes) -> Pieces | None:
+        """Decode events up to the end of their list; None where the first is no JSON."""
+        text = piece.decode("latin-1")  # a character a byte: places in text are places in bytes
         events: list[AnyEvent] = []
-        at = _SEPARATOR.match(text).end()  # type: ignore[union-attr]
+        at = _after_separator(text, 0)
         while at < len(text) and text[at] != "]":
             try:
-                value, at = _python.raw_decode(text, at)
+                _, end = _python.raw_decode(text, at)
             except (ValueError, RecursionError):
                 if not events:
                     return None
                 self._notes.add("unreadable-events", "Events that are not JSON: left out.")
                 break
-            event = self._converted(value)
+            event = self._converted(piece[at:end])
             if event is not None:
                 events.append(event)
-            at = _SEPARATOR.match(text, at).end()  # type: ignore[union-attr]
-        if mended is not None:
-            self._note_fixes(mended[1])
-        return events, text[at:].encode() if text[at : at + 1] == "]" else b""
+            at = _after_separator(text, end)
+        closed = text[at : at + 1] == "]"
+        return Pieces(events, at + 1 if closed else len(piece), closed)
 
-    def _converted(self, value: Any) -> AnyEvent | None:
-        if isinstance(value, dict):
+    def _converted(self, text: bytes) -> AnyEvent | None:
+        """Decode one event that Python's more tolerant decoder could read."""
+        mended = self.mend(text)
+        for candidate, fixes in ((text, {}), mended or (b"", {})):
             try:
-                return self._tightened(msgspec.convert(_rawed(value), _LooseEvent))
-            except (msgspec.MsgspecError, ValueError, TypeError):
-                pass
+                event = self._tightened(_loose_one.decode(candidate))
+            except _MALFORMED:
+                continue
+            self._note_fixes(fixes)
+            return event
         self._notes.add("unreadable-events", "Events that are not JSON: left out.")
         return None
 
 
-def _rawed(value: dict[str, Any]) -> dict[str, Any]:
-    """Prepare a decoded event for conversion: its raw fields become JSON text again."""
-    for field in ("ts", "args"):
-        if field in value:
-            value[field] = msgspec.Raw(json.dumps(value[field], allow_nan=False).encode())
-    return value
+def _after_separator(text: str, at: int) -> int:
+    match = _SEPARATOR.match(text, at)
+    return match.end() if match else at
 
 
 def _identity(value: Any) -> int | str:

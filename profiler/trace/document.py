@@ -18,7 +18,10 @@ _MAX_HEADER = 64 << 20
 """Bytes looked through for the events; real headers are under 100 kB."""
 _MAX_CARRY = 32 << 20
 """Bytes without an event boundary after which the slow decoder looks at them."""
-_MAX_FOOTER = 64 << 20
+_MAX_FOOTER = 8 << 20
+"""Bytes after the events that are looked at as one object; real footers are under 10 kB."""
+_PADDING = "\0 \r\n\t"
+_MAX_DOCUMENTS = 256
 _TAIL = 1 << 18  # bytes at the end of a block in which its last event boundary is looked for
 _python = json.JSONDecoder(strict=False)
 
@@ -51,7 +54,7 @@ class Documents:
         stream = _Stream(blocks)
         if not stream.more():
             raise UnusableData("trace-empty", "The file is empty.", "Was the export interrupted?")
-        while self._one(stream):
+        while self._count < _MAX_DOCUMENTS and self._one(stream):
             self._count += 1
             if self._count == 2:
                 self._notes.add(
@@ -109,7 +112,7 @@ class Documents:
 
     def _headless(self, stream: _Stream) -> dict[str, Any] | None:
         """Find events in a file whose beginning is lost."""
-        text = stream.data.decode("utf-8", "replace").strip()
+        text = stream.data.decode("utf-8", "replace").strip(_PADDING)
         first = _FIRST_EVENT.search(stream.data)
         if first is not None and b'"ph"' in stream.data:
             stream.drop(first.start())
@@ -140,39 +143,28 @@ class Documents:
                 if events is not None:
                     self._sink(events)
                     stream.drop(cut[1])
-                elif self._slowly(stream, decoder, stream.data[: cut[0]], cut[1]):
+                elif self._slowly(stream, decoder, cut[0], final=False):
                     return True
             elif len(stream.data) > _MAX_CARRY and self._slowly(
-                stream, decoder, stream.data, len(stream.data)
+                stream, decoder, len(stream.data), final=True
             ):
                 return True
             if not stream.more():
-                return self._slowly(stream, decoder, stream.data, len(stream.data))
+                return self._slowly(stream, decoder, len(stream.data), final=True)
 
-    def _slowly(self, stream: _Stream, decoder: EventDecoder, chunk: bytes, used: int) -> bool:
-        """Decode event by event; returns whether the list ended, the footer left in the stream."""
-        head = chunk.lstrip()
-        if head[:1] == b"]":
-            stream.drop(len(chunk) - len(head) + 1)
-            return True
-        tail = stream.data[len(chunk) :]
-        events: list[AnyEvent] = []
-        for found, rest in decoder.pieces(chunk):
-            events.extend(found)
-            if rest:
-                self._sink(events)
-                stream.put_back(rest[1:] + tail)
-                return True
-        self._sink(events)
-        stream.drop(used)
-        return False
+    def _slowly(self, stream: _Stream, decoder: EventDecoder, size: int, final: bool) -> bool:
+        """Decode `size` bytes event by event; returns whether the list of events ended there."""
+        found = decoder.one_by_one(stream.data[:size], final)
+        self._sink(found.events)
+        stream.drop(found.used)
+        return found.closed
 
     # after the events
 
     def _footer(self, text: bytes, stream: _Stream) -> dict[str, Any]:
         while True:
             body = text.decode("utf-8", "replace").lstrip()
-            if not body.strip("\x00 \r\n\t"):
+            if not body.strip(_PADDING):
                 if stream.more():
                     text += stream.take()
                     continue
@@ -186,7 +178,9 @@ class Documents:
                 if len(text) < _MAX_FOOTER and stream.more():
                     text += stream.take()
                     continue
-                return self._torn_footer(body)
+                if '"ph"' in body:  # events after the end of the events: read on as another trace
+                    stream.put_back(text)
+                return self._torn_footer(body[:_MAX_HEADER])
             stream.put_back(("{" + body.lstrip(","))[end:].encode())
             return value if isinstance(value, dict) else {}
 

@@ -49,6 +49,7 @@ PENALTIES: dict[str, float] = {
     "trailing-bytes": 0.02,
     "concatenated-files": 0.2,
     "unreadable-events": 0.2,
+    "unreadable-arguments": 0.1,
     "unreadable-times": 0.2,
     "unreadable-durations": 0.2,
     "absurd-time-stamps": 0.2,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine.roofs import Roofs
-from .costs import Cost, attainable_seconds, cost, family
+from .costs import Cost, cost, family
 from .intervals import Union as Intervals
 from .intervals import clip, intersect, nest, self_time, subtract, total, union
 from .table import Category, Signature, Trace
@@ -27,9 +27,12 @@ DEFAULT_DISPATCH_NS = 1_500.0
 """Cost of dispatching one op where no calibration exists: a tiny `add` takes 1 to 2 us on server
 and laptop cores (torch 2.13, measured)."""
 
-DISPATCH_BOUND_FACTOR = 20.0
-"""An op whose roofline time is below one dispatch counts as dispatch as a whole, up to this many
-dispatch times; a slower one has work that its arguments do not show."""
+UNKNOWN_DISPATCH_FACTOR = 3.0
+"""An op of unknown cost that takes less than so many dispatches is dispatch; a longer one works."""
+
+SMALL_BYTES, SMALL_FLOP = 32_768, 1e5
+"""Without roofs: less than a level-1 cache of data and a tenth of a microsecond of arithmetic at
+1 TFLOP/s; such an op is done before the next could be dispatched."""
 
 STEP_ANNOTATION = "ProfilerStep#"
 HOST_FAMILIES = frozenset({"view", "alloc", "communication"})
@@ -38,7 +41,11 @@ COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent", "random"
 
 @dataclass(frozen=True)
 class OpTime:
-    """One op with one signature within a window: exclusive time and what limits it."""
+    """One op with one signature within a window: exclusive time and what limits it.
+
+    `attainable_ns` is the time at the roof that limits it, `floor_ns` at the other roof: what
+    would be left if the first were lifted. Both are 0 where cost or roofs are not known.
+    """
 
     name: str
     family: str
@@ -49,6 +56,7 @@ class OpTime:
     flop: float = 0.0
     bytes: float = 0.0
     attainable_ns: float = 0.0
+    floor_ns: float = 0.0
     dims: str = ""
 
     def plus(self, other: OpTime) -> OpTime:
@@ -64,6 +72,7 @@ class OpTime:
             flop=self.flop + other.flop,
             bytes=self.bytes + other.bytes,
             attainable_ns=self.attainable_ns + other.attainable_ns,
+            floor_ns=self.floor_ns + other.floor_ns,
             dims=self.dims,
         )
 
@@ -292,15 +301,27 @@ class _Judge:
         if kind in HOST_FAMILIES or text.startswith(("autograd::", "torch::autograd")):
             return "host", float("inf")
         needs = self._cost(name, signature)
-        if needs is None or self._roofs is None:
+        if needs is None:
             slot: Slot = "compute" if kind in COMPUTE_FAMILIES or kind == "other" else "memory"
-            small = needs is not None and needs.bytes < 32_768 and needs.flop < 1e5
-            factor = DISPATCH_BOUND_FACTOR if small else 3.0
-            return slot, factor * self._dispatch
-        seconds, limiter = attainable_seconds(needs, self._roofs)
-        slot = "compute" if limiter == "arithmetic" else "memory"
-        latency_bound = seconds * 1e9 < self._dispatch
-        return slot, DISPATCH_BOUND_FACTOR * self._dispatch if latency_bound else 0.0
+            return slot, UNKNOWN_DISPATCH_FACTOR * self._dispatch
+        arithmetic, transfer = self._roof_ns(needs)
+        if self._roofs is None:
+            slot = "compute" if kind in COMPUTE_FAMILIES else "memory"
+            small = needs.bytes < SMALL_BYTES and needs.flop < SMALL_FLOP
+        else:
+            slot = "compute" if arithmetic > transfer else "memory"
+            small = max(arithmetic, transfer) < self._dispatch
+        # However long a tiny op takes, neither arithmetic nor bandwidth is what it waits for.
+        return slot, float("inf") if small else 0.0
+
+    def _roof_ns(self, needs: Cost | None) -> tuple[float, float]:
+        """Time at the arithmetic roof and at the bandwidth roof, ns; zeros where not known."""
+        if needs is None or self._roofs is None:
+            return 0.0, 0.0
+        flops = self._roofs.flops_for(needs.dtype, matrix=needs.matrix)
+        bandwidth = self._roofs.bandwidth_for(needs.bytes)
+        arithmetic = needs.flop / flops * 1e9 if flops > 0 else 0.0
+        return arithmetic, needs.bytes / bandwidth * 1e9 if bandwidth > 0 else 0.0
 
     def table(
         self,
@@ -319,7 +340,7 @@ class _Judge:
             name, signature = int(unique[group][0]), int(unique[group][1])
             slot, _ = self._verdict(name, signature)
             needs = self._cost(name, signature)
-            seconds = attainable_seconds(needs, self._roofs)[0] if needs and self._roofs else 0.0
+            roofs = self._roof_ns(needs)
             count = int(calls[group])
             mostly_host = works[group] < 0.5 * totals[group]
             rows.append(
@@ -332,7 +353,8 @@ class _Judge:
                     work_ns=float(works[group]),
                     flop=needs.flop * count if needs else 0.0,
                     bytes=needs.bytes * count if needs else 0.0,
-                    attainable_ns=seconds * 1e9 * count,
+                    attainable_ns=max(roofs) * count,
+                    floor_ns=min(roofs) * count,
                     dims=_dims(self._trace, signature),
                 )
             )

@@ -206,6 +206,8 @@ def _nest_one_by_one(start: Int64, end: Int64) -> Nesting:
 
 def group_rows(keys: npt.NDArray[np.integer]) -> dict[int, npt.NDArray[np.int64]]:
     """Return for each value of `keys` the indices that have it, ascending."""
+    if not len(keys):
+        return {}
     order = np.argsort(keys, kind="stable")
     values, begins = np.unique(keys[order], return_index=True)
     return dict(zip(values.tolist(), np.split(order, begins[1:]), strict=True))

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from ..errors import UnusableData
 from .notes import Notes
 
-BLOCK_BYTES = 4 << 20
-"""Uncompressed bytes a block: 4 MB keeps the decoded objects of a block near 20 MB."""
+BLOCK_BYTES = 2 << 20
+"""Uncompressed bytes a block: 2 MB keeps the decoded objects of a block near 10 MB."""
 
 _COMPRESSED_BYTES = 256 << 10
 _GZIP_MAGIC = b"\x1f\x8b"

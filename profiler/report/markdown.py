@@ -1,0 +1,55 @@
+"""The diagnosis as Markdown, short enough for an issue comment."""
+
+from __future__ import annotations
+
+import re
+
+from ..diagnosis import Diagnosis, Finding
+from ..text import duration, milliseconds, percent
+from .places import describe_place
+
+MAX_FINDINGS = 3
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
+
+
+def to_markdown(diagnosis: Diagnosis) -> str:
+    """Verdict, slots, findings and gaps; names from the run are escaped."""
+    run = diagnosis.run
+    lines = [f"**{_text(diagnosis.verdict.headline)}**", ""]
+    facts = [f"status {run.status}", f"{run.steps:,} steps", f"world size {run.world_size}"]
+    if run.step_ms is not None:
+        facts.append(
+            f"step {milliseconds(run.step_ms.median)} (p90 {milliseconds(run.step_ms.p90)})"
+        )
+    if run.startup_s is not None:
+        facts.append(f"start-up {duration(run.startup_s)}")
+    if diagnosis.verdict.bound != "unknown":
+        facts.append(f"confidence {diagnosis.verdict.confidence:.2f}")
+    facts += run.devices
+    lines += [_text(" · ".join(facts)), "", "| slot | share |", "|---|---|"]
+    shares = sorted(diagnosis.breakdown.items(), key=lambda item: -item[1])
+    lines += [f"| {slot} | {percent(share)} |" for slot, share in shares if share >= 0.005]
+    for number, finding in enumerate(diagnosis.findings[:MAX_FINDINGS], start=1):
+        lines += ["", *_finding(number, finding)]
+    if diagnosis.missing:
+        lines += ["", "Missing:"]
+        lines += [f"- {m.collector} ({m.reason}): {_text(m.effect)}" for m in diagnosis.missing]
+    lines += [f"- warning `{w.slug}`: {_text(w.text)}" for w in diagnosis.warnings]
+    return "\n".join(lines)
+
+
+def _finding(number: int, finding: Finding) -> list[str]:
+    saving = finding.saving
+    lines = [
+        f"{number}. **{_text(finding.title)}** (`{finding.id}`): saves up to "
+        f"{percent(saving.mid)} of step time ({percent(saving.low)} to {percent(saving.high)})"
+    ]
+    lines += [f"   - at {_text(describe_place(where))}" for where in finding.where]
+    lines += [f"   - {_text(evidence.text)}" for evidence in finding.evidence]
+    lines += [f"   - fix: {_text(fix.title)}" for fix in finding.fixes]
+    return lines
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is; line breaks become spaces."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

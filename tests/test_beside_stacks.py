@@ -1,0 +1,355 @@
+"""Stack samples from outside: real processes under the real py-spy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from boundscope.collectors import pyspy
+from boundscope.collectors.base import Job
+from boundscope.collectors.beside.stacks import MARKER, StacksCollector
+from boundscope.collectors.records import Frame, Gap, Record, Stack, Stacks
+from boundscope.collectors.writer import Clock
+
+TRAINING = """
+import threading, time, sys
+
+def waits_in_its_loader():
+    time.sleep(0.05)
+
+def calculates():
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end:
+        pass
+
+def only_standard_library():
+    return threading.Thread(target=threading.Event().wait, name="idle-pool", daemon=True)
+
+only_standard_library().start()
+for _ in range(400):
+    waits_in_its_loader()
+    calculates()
+"""
+
+LAUNCHER = """
+import sys, time
+from pathlib import Path
+from boundscope.collectors.base import Job
+from boundscope.collectors.supervisor import Supervisor
+from boundscope.collectors.writer import Clock
+pid, folder = int(sys.argv[1]), Path(sys.argv[2])
+job = Job(pid, folder, folder, Clock(), folder, ranks={pid: 0})
+Supervisor(job, only={"stacks"}).start()
+time.sleep(60)
+"""
+
+pytestmark = pytest.mark.skipif(
+    not StacksCollector().probe().works, reason="py-spy may not look into processes here"
+)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    script = tmp_path / "train_here.py"
+    script.write_text(TRAINING)
+    process = subprocess.Popen([sys.executable, str(script)])
+    time.sleep(0.4)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def job_of(process: subprocess.Popen[bytes], folder: Path, rank: int = 0) -> Job:
+    (folder / f"rank-{rank}-{process.pid}").mkdir()
+    return Job(process.pid, folder, folder, Clock(), folder, ranks={process.pid: rank})
+
+
+def run_for(seconds: float, collector: StacksCollector, job: Job) -> list[Record]:
+    records: list[Record] = []
+    collector.start(job)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        records += collector.sample()
+        time.sleep(0.1)
+    return records + collector.stop()
+
+
+def functions_seen(records: list[Record], role: str = "rank") -> Counter[str]:
+    """Samples by their innermost function that is the script's own."""
+    frames = {record.id: record for record in records if isinstance(record, Frame)}
+    stacks = {record.id: record.frames for record in records if isinstance(record, Stack)}
+    seen: Counter[str] = Counter()
+    for record in records:
+        if isinstance(record, Stacks) and record.role == role:
+            for stack, count in record.counts:
+                own = [frames[i] for i in stacks[stack] if "train_here" in frames[i].file]
+                seen[own[-1].function if own else "elsewhere"] += count
+    return seen
+
+
+def test_waiting_and_working_are_sampled_in_proportion_with_lines_and_full_paths(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    began_ns = time.time_ns()
+
+    records = run_for(3.5, StacksCollector(), job_of(training, tmp_path, rank=3))
+
+    seen = functions_seen(records)
+    known = seen["waits_in_its_loader"] + seen["calculates"]
+    assert sum(seen.values()) >= 14
+    assert known > 0.8 * sum(seen.values())
+    assert 0.25 < seen["waits_in_its_loader"] / known < 0.75
+    frames = [record for record in records if isinstance(record, Frame)]
+    assert {f.line for f in frames if f.function == "waits_in_its_loader"} == {5}
+    assert {f.file for f in frames if f.function == "calculates"} == {
+        str(tmp_path / "train_here.py")
+    }
+    samples = [record for record in records if isinstance(record, Stacks)]
+    assert {s.rank for s in samples} == {3}
+    assert all(began_ns - 1e9 < s.start_ns < s.end_ns < time.time_ns() + 1e9 for s in samples)
+    assert all(s.end_ns - s.start_ns <= 1e9 for s in samples)
+    assert {s.thread for s in samples} == {training.pid}, "the idle thread is left out"
+
+
+def test_frames_and_stacks_come_before_their_first_use_and_once(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    records = run_for(2.0, StacksCollector(), job_of(training, tmp_path))
+
+    frames: set[int] = set()
+    stacks: set[int] = set()
+    for record in records:
+        if isinstance(record, Frame):
+            assert record.id not in frames
+            frames.add(record.id)
+        elif isinstance(record, Stack):
+            assert record.id not in stacks
+            assert frames.issuperset(record.frames)
+            stacks.add(record.id)
+        elif isinstance(record, Stacks):
+            assert stacks.issuperset(stack for stack, _ in record.counts)
+    assert stacks
+
+
+def test_a_training_that_is_killed_leaves_its_samples_up_to_the_end(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    collector, job = StacksCollector(), job_of(training, tmp_path)
+    collector.start(job)
+    collector.sample()
+    time.sleep(2.0)
+
+    training.kill()
+    killed_ns = time.time_ns()
+    training.wait()
+    job.ranks = {}
+    time.sleep(0.6)
+    records = collector.sample() + collector.stop()
+
+    ends = [record.end_ns for record in records if isinstance(record, Stacks)]
+    assert abs(max(ends) - killed_ns) < 1e9
+    assert sum(functions_seen(records).values()) >= 8
+    assert not [record for record in records if isinstance(record, Gap)]
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv (util-linux) is not installed")
+def test_a_launcher_that_is_killed_leaves_no_py_spy_and_its_samples_can_be_read(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    job_of(training, tmp_path)
+    command = [sys.executable, "-c", LAUNCHER, str(training.pid), str(tmp_path)]
+    launcher = subprocess.Popen(command)
+    samplers = wait_for_py_spy(training.pid)
+    assert samplers
+    time.sleep(2.0)
+
+    launcher.send_signal(signal.SIGKILL)
+    killed_ns = time.time_ns()
+    launcher.wait()
+    time.sleep(0.7)
+
+    assert not py_spies_of(training.pid)
+    assert training.poll() is None
+    parts = list(tmp_path.glob("stacks-*.part"))
+    assert len(parts) == 1
+    records = pyspy.read_part(parts[0])
+    ends = [record.end_ns for record in records if isinstance(record, Stacks)]
+    assert abs(max(ends) - killed_ns) < 1e9
+    assert sum(functions_seen(records).values()) >= 8
+
+
+def py_spies_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if b"record" in words and str(pid).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for_py_spy(pid: int) -> list[int]:
+    for _ in range(60):
+        if found := py_spies_of(pid):
+            return found
+        time.sleep(0.1)
+    return []
+
+
+WORKERS = """
+import multiprocessing, time
+
+def fetches_from_a_slow_store():
+    time.sleep(60)
+
+if __name__ == "__main__":
+    workers = [multiprocessing.get_context("fork").Process(target=fetches_from_a_slow_store)
+               for _ in range(2)]
+    for worker in workers:
+        worker.daemon = True
+        worker.start()
+    import subprocess
+    other = subprocess.Popen(["sleep", "60"])
+    time.sleep(60)
+"""
+
+
+def test_loader_workers_are_told_from_the_rank_and_other_programs_are_let_alone(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "train_here.py"
+    script.write_text(WORKERS)
+    rank = subprocess.Popen([sys.executable, str(script)])
+    try:
+        time.sleep(0.6)
+        job = job_of(rank, tmp_path)
+
+        records = run_for(3.5, StacksCollector(), job)
+
+        children = set(job.processes.snapshot(0).processes) - {rank.pid}
+    finally:
+        for pid in (
+            Job(rank.pid, tmp_path, tmp_path, Clock(), tmp_path).processes.snapshot(0).processes
+        ):
+            os.kill(pid, signal.SIGKILL)
+        rank.wait()
+
+    assert functions_seen(records, "worker")["fetches_from_a_slow_store"] > 3
+    assert functions_seen(records, "rank")["<module>"] > 3
+    seen = {r.pid for r in records if isinstance(r, Stacks) and r.role == "worker"}
+    assert seen <= children
+    assert not [record for record in records if isinstance(record, Gap)]
+
+
+def test_a_rank_that_may_not_be_looked_into_is_asked_to_sample_itself(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    other_user = user_wrapper(tmp_path)
+    collector, job = StacksCollector(other_user), job_of(training, tmp_path)
+    collector._works = True  # the probe passed: only this rank is another user's
+
+    records = run_for(1.5, collector, job)
+
+    gaps = [record for record in records if isinstance(record, Gap)]
+    assert [gap.reason for gap in gaps] == ["no-permission"]
+    assert "Permission Denied" in gaps[0].detail
+    assert (tmp_path / f"rank-0-{training.pid}" / MARKER).exists()
+
+
+def test_without_py_spy_every_rank_is_asked_to_sample_itself(
+    training: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyspy, "find_py_spy", lambda: None)
+    collector, job = StacksCollector(), job_of(training, tmp_path)
+
+    availability = collector.probe()
+    records = run_for(0.3, collector, job)
+
+    assert (availability.works, availability.reason) == (False, "not-installed")
+    assert records == []
+    assert (tmp_path / f"rank-0-{training.pid}" / MARKER).exists()
+
+
+def test_a_probe_without_permission_says_so(tmp_path: Path) -> None:
+    availability = StacksCollector(user_wrapper(tmp_path)).probe()
+
+    assert (availability.works, availability.reason) == (False, "no-permission")
+
+
+def user_wrapper(folder: Path) -> str:
+    """A py-spy that runs as another user, as it does for a rank of somebody else."""
+    found = pyspy.find_py_spy()
+    if os.geteuid() or found is None or not shutil.which("setpriv"):
+        pytest.skip("running py-spy as another user needs root and setpriv")
+    # That user must be able to run it: the folder of an environment may be closed to others.
+    copy = Path("/var/tmp") / f"py-spy-{os.getpid()}"
+    shutil.copy(found, copy)
+    wrapper = folder / "py-spy-as-nobody"
+    wrapper.write_text(
+        f'#!/bin/sh\nexec setpriv --reuid 65534 --regid 65534 --clear-groups {copy} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+@pytest.fixture(autouse=True)
+def _no_copy_stays() -> Iterator[None]:
+    yield
+    (Path("/var/tmp") / f"py-spy-{os.getpid()}").unlink(missing_ok=True)
+
+
+def test_a_torn_file_of_a_killed_py_spy_reads_as_nothing(tmp_path: Path) -> None:
+    torn = tmp_path / "stacks-7-rank-0-50000000.part"
+    torn.write_bytes(b'[{"name":"f","ph":"B","tid":1,"ts":0,"args":{"filename":"a.py"')
+
+    assert pyspy.read_part(torn) == []
+    assert pyspy.read_part(tmp_path / "something-else.part") == []
+
+
+def event(ph: str, ts: int, name: str, file: str = "", line: int = 0) -> dict[str, object]:
+    arguments = {"filename": file, "line": line}
+    return {"name": name, "ph": ph, "pid": 7, "tid": 9, "ts": ts, "args": arguments, "cat": ""}
+
+
+def test_a_recording_worked_by_hand_gives_its_samples() -> None:
+    process, thread = 'process 7:"python t.py"', "thread (7): MainThread"
+    main, wait = ("main", "/w/t.py", 9), ("wait", "/w/t.py", 3)
+    data = msgspec.json.encode(
+        [
+            *(event("B", 0, name) for name in (process, thread)),
+            event("B", 0, *main),
+            event("B", 100_000, *wait),
+            event("E", 300_000, *wait),
+            event("E", 400_000, *main),
+            *(event("E", 400_000, name) for name in (thread, process)),
+        ]
+    )
+    target = pyspy.Target(7, 1, "rank")
+
+    records = pyspy.records_of(data, target, 50_000_000, 2_000_000_000, pyspy.StackTable())
+
+    assert records[-1] == Stacks(
+        start_ns=1_600_000_000,
+        end_ns=2_000_000_000,
+        interval_ns=50_000_000,
+        pid=7,
+        thread=7,
+        counts=[(0, 4), (1, 4)],
+        role="rank",
+        thread_name="MainThread",
+        rank=1,
+    )
+    assert records[:2] == [Frame(0, *main), Stack(0, [0])]
+    assert records[2:4] == [Frame(1, *wait), Stack(1, [0, 1])]
