@@ -116,7 +116,8 @@ def measure(code: str, path: Path, repeats: int, python: str = sys.executable) -
 def show(what: str, result: list[float], size: int) -> float:
     seconds, imports, peak, count, cpu = result
     print(
-        f"{what:34s} {seconds:8.2f} s (imports {imports:.2f}, CPU {cpu:.2f})  {size / seconds / MB:6.0f} MB/s  "
+        f"{what:34s} {seconds:8.2f} s (imports {imports:.2f}, CPU {cpu:.2f})  "
+        f"{size / seconds / MB:6.0f} MB/s  "
         f"peak {peak / MB:6.0f} MB = {peak / size:.2f} x file  {count:.0f} events"
     )
     return seconds

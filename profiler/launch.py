@@ -132,15 +132,16 @@ def _run(command: CommandLine, relay: SignalRelay, keeper: _RunKeeper | None) ->
 
 def _wait(child: int, relay: SignalRelay, look: Callable[[], None]) -> int:
     """Wait for the command's end while passing signals on; return its wait status."""
-    try:
-        while True:
+    while True:
+        try:
             relay.wait(POLL_S)
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
-                return status
+        except Exception:  # noqa: BLE001 - a fault of ours must not lose the exit code
+            return os.waitpid(child, 0)[1]
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        with contextlib.suppress(Exception):
             look()
-    except Exception:  # noqa: BLE001 - a fault of ours must not lose the exit code
-        return os.waitpid(child, 0)[1]
 
 
 def _outcome(status: int) -> Outcome:

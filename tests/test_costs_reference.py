@@ -83,7 +83,7 @@ def explained_bytes(row: Row) -> tuple[str, float]:
         )
     if base in ("mean", "sum"):
         kept = list(dims[0])
-        for dim in ast.literal_eval(row.signature.concrete[1]):
+        for dim in ast.literal_eval(row.signature.concrete[1]) or range(len(kept)):
             kept[dim] = 1
         item = 4 if row.signature.types[0] == "float" else 2
         return "they take a reduction's result for one element", item * (

@@ -236,8 +236,9 @@ def test_every_form_of_command_runs(tmp_path: Path, words: tuple[str, ...], show
     script(tmp_path, "#!/usr/bin/env python3\nimport sys; print('shebang', sys.argv[1])", "shebang")
     script(tmp_path, "echo bare $1\n", "no_shebang")
     (tmp_path / "no_shebang").chmod(0o755)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
-    done = wrapped(*words, cwd=tmp_path)
+    done = wrapped(*words, cwd=tmp_path, env={**os.environ, "PATH": path})
 
     assert (done.stdout.strip(), done.returncode) == (shown, 0)
 

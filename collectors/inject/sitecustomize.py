@@ -9,7 +9,11 @@ import sys
 
 
 class _TorchWatcher:
-    """A meta-path finder that sees the import of torch once, and arms the guest after it."""
+    """A meta-path finder that arms the guest once torch is imported.
+
+    It stays until an import succeeds: `importlib.util.find_spec("torch")` asks and never loads,
+    and a failed import may be tried again with another path.
+    """
 
     def __init__(self, run_folder):  # type: ignore[no-untyped-def]
         self.run_folder = run_folder
@@ -17,33 +21,58 @@ class _TorchWatcher:
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            spec = find(name, path, target) if find is not None else None
+            if finder is self or find is None:
+                continue
+            spec = find(name, path, target)
             if spec is not None:
-                self._arm_after_loading(spec)
+                self._arm_after_loading(spec.loader)
                 return spec
         return None
 
-    def _arm_after_loading(self, spec):  # type: ignore[no-untyped-def]
-        loader = spec.loader
+    def _arm_after_loading(self, loader):  # type: ignore[no-untyped-def]
         execute = getattr(loader, "exec_module", None)
-        if execute is None:
-            return
 
         def exec_module(module):  # type: ignore[no-untyped-def]
-            execute(module)
             try:
-                del loader.exec_module
-            except AttributeError:
-                pass
-            _arm(self.run_folder)
+                execute(module)
+            except BaseException:
+                _hide_import_frames()
+                raise
+            loader.exec_module = execute
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                _arm(self.run_folder)
 
         try:
-            loader.exec_module = exec_module
+            if execute is not None:
+                loader.exec_module = exec_module
         except AttributeError:
             pass
+
+
+def _hide_import_frames():  # type: ignore[no-untyped-def]
+    """Let a failed import of torch print the traceback that it prints without us.
+
+    The interpreter cuts the import machinery's frames from a traceback only where no frame of
+    somebody else's stands between them.
+    """
+    previous = sys.excepthook
+    ours = (_hide_import_frames.__code__.co_filename, "<frozen importlib")
+
+    def excepthook(kind, error, trace):  # type: ignore[no-untyped-def]
+        kept = []
+        while trace is not None:
+            if not trace.tb_frame.f_code.co_filename.startswith(ours):
+                kept.append(trace)
+            trace = trace.tb_next
+        for entry in reversed(kept):
+            trace = type(entry)(trace, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+        error.__traceback__ = trace
+        previous(kind, error, trace)
+
+    sys.excepthook = excepthook
 
 
 def _arm(run_folder):  # type: ignore[no-untyped-def]
@@ -90,10 +119,18 @@ def _report_gap(run_folder, error):  # type: ignore[no-untyped-def]
         file.write(json.dumps(header) + "\n" + json.dumps(gap) + "\n")
 
 
+def _watch(run_folder):  # type: ignore[no-untyped-def]
+    if "torch" in sys.modules:  # a .pth file imported it
+        _arm(run_folder)
+    else:
+        sys.meta_path.insert(0, _TorchWatcher(run_folder))
+
+
 def _chain_load():  # type: ignore[no-untyped-def]
     """Run the `sitecustomize` that would have run without us; its errors stay its own."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    here = os.path.dirname(__file__)
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    sys.path_importer_cache.pop(here, None)
     ours = sys.modules.pop("sitecustomize", None)
     try:
         import sitecustomize  # noqa: F401
@@ -106,5 +143,5 @@ def _chain_load():  # type: ignore[no-untyped-def]
 
 
 if os.environ.get("BOUNDSCOPE_RUN"):
-    sys.meta_path.insert(0, _TorchWatcher(os.environ["BOUNDSCOPE_RUN"]))
+    _watch(os.environ["BOUNDSCOPE_RUN"])
 _chain_load()

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
+import torch
+from torch import nn
+
 import collectors
 import dashboard
 import profiler
-import torch
-from torch import nn
 
 HERE = Path(__file__).resolve().parent
 STEPS = 40

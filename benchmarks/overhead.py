@@ -1,0 +1,262 @@
+"""What wrapping a training in `boundscope run` costs it: the six figures, each against its limit.
+
+Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first.
+The steps are timed by the training itself. `others` is how many cores other programs used
+meanwhile: figures taken among them are worth little.
+
+    python benchmarks/overhead.py [--quick] [--pairs 5] [--children 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quiet import Others, wait_until_quiet
+
+TRAINING = Path(__file__).with_name("overhead_training.py")
+STEP_RATIO_LIMIT = 1.02
+STEP_ADDED_LIMIT_MS = 0.1
+RUN_ADDED_LIMIT_S = 2.0
+MEMORY_ADDED_LIMIT_MB = 60.0
+CHILD_ADDED_LIMIT_MS = 1.0
+"""A bare interpreter's start varies by more than this from one to the next."""
+START_UP_STEPS = 20
+"""Left out: the first optimizer, the first kernels and the allocator settle there."""
+OUTLIER_SHARE = 0.01
+"""The mean leaves out the slowest hundredth: another program's turn on the core, mostly."""
+QUIET_TIMEOUT_S = 30.0
+MB = 1e6
+
+
+@dataclass
+class Window:
+    """A trace window: the time that it touched, and for how long the loop stood still."""
+
+    start_ns: int
+    end_ns: int
+    steps: int
+    stood_still_ms: float
+
+
+@dataclass
+class Run:
+    """One run of the training: its own steps, outside windows and in them, ms."""
+
+    wall_s: float
+    peak_mb: float
+    steps_ms: list[float]
+    window_steps_ms: list[float]
+    windows: list[Window] = field(default_factory=list)
+
+    def median_ms(self) -> float:
+        return statistics.median(self.steps_ms)
+
+    def mean_ms(self) -> float:
+        kept = sorted(self.steps_ms)[: max(1, round(len(self.steps_ms) * (1 - OUTLIER_SHARE)))]
+        return statistics.fmean(kept)
+
+
+@dataclass
+class Figure:
+    """A row of the table; `limit` is None where the figure is only stated."""
+
+    what: str
+    plain: float
+    wrapped: float
+    value: float
+    unit: str
+    limit: float | None
+
+    def row(self) -> str:
+        verdict = "" if self.limit is None else ("pass" if self.value <= self.limit else "FAIL")
+        limit = "" if self.limit is None else f"{self.limit:g}"
+        return (
+            f"{self.what:44} {self.plain:10.3f} {self.wrapped:10.3f} {self.value:9.3f}"
+            f" {self.unit:6} {limit:>5} {verdict}"
+        )
+
+
+def windows_of(run_folder: Path) -> list[Window]:
+    """Read the window records of every rank, as any other program could."""
+    windows = []
+    for path in sorted(run_folder.glob("rank-*/*.jsonl")):
+        for line in path.read_text().splitlines():
+            record: dict[str, Any] = json.loads(line)
+            if record["t"] != "window":
+                continue
+            costs = [record.get(f"{part}_cost_ns", 0) for part in ("start", "stop", "export")]
+            windows.append(
+                Window(
+                    start_ns=record["start_ns"] - costs[0],
+                    end_ns=record["end_ns"] + costs[1] + costs[2],
+                    steps=record["steps"],
+                    stood_still_ms=sum(costs) / 1e6,
+                )
+            )
+    return windows
+
+
+def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
+    """Run the training once, plain or wrapped."""
+    wait_until_quiet(QUIET_TIMEOUT_S)
+    log, run_folder = scratch / "log.json", scratch / f"run-{time.monotonic_ns()}"
+    command = [sys.executable, str(TRAINING), size, "--steps", str(steps), "--log", str(log)]
+    if wrapped:
+        command = [sys.executable, "-m", "boundscope", "run", "-o", str(run_folder), *command]
+    log.unlink(missing_ok=True)
+    started = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, cwd=scratch)
+    wall_s = time.monotonic() - started
+    logged = json.loads(log.read_text())
+    windows = windows_of(run_folder) if wrapped else []
+    if wrapped and not windows:
+        print(f"  no trace window in {run_folder.name}: {size}, {steps} steps", flush=True)
+    outside, inside = [], []
+    ends = logged["ends_ns"][START_UP_STEPS:]
+    for start, end in zip(ends, ends[1:], strict=False):
+        touched = any(start < window.end_ns and end > window.start_ns for window in windows)
+        (inside if touched else outside).append((end - start) / 1e6)
+    return Run(wall_s, logged["peak_bytes"] / MB, outside, inside, windows)
+
+
+def pairs(count: int, size: str, steps: int, scratch: Path) -> list[tuple[Run, Run]]:
+    """Run `count` pairs (plain, wrapped), in turns which of them comes first."""
+    done = []
+    for index in range(count):
+        order = (False, True) if index % 2 == 0 else (True, False)
+        others = Others()
+        runs = {wrapped: train(size, steps, wrapped, scratch) for wrapped in order}
+        plain, wrapped = runs[False], runs[True]
+        print(
+            f"  {size} pair {index + 1}: step {plain.median_ms():.3f} / {wrapped.median_ms():.3f}"
+            f" ms, whole {plain.wall_s:.1f} / {wrapped.wall_s:.1f} s,"
+            f" others {others.cores():.2f} cores",
+            flush=True,
+        )
+        done.append((plain, wrapped))
+    return done
+
+
+def figure(
+    what: str,
+    runs: list[tuple[Run, Run]],
+    read: Callable[[Run], float],
+    compare: Callable[[float, float], float],
+    unit: str,
+    limit: float | None,
+) -> Figure:
+    """The medians of what `read` gives, and the median of each pair's comparison."""
+    plain = [read(pair[0]) for pair in runs]
+    wrapped = [read(pair[1]) for pair in runs]
+    value = statistics.median(compare(*both) for both in zip(plain, wrapped, strict=True))
+    return Figure(what, statistics.median(plain), statistics.median(wrapped), value, unit, limit)
+
+
+def ratio(plain: float, wrapped: float) -> float:
+    return wrapped / plain
+
+
+def added(plain: float, wrapped: float) -> float:
+    return wrapped - plain
+
+
+def window_rows(runs: list[tuple[Run, Run]]) -> list[str]:
+    """What the trace windows of a run cost: standing still, and the slower steps in them."""
+    wrapped = [pair[1] for pair in runs if pair[1].windows]
+    if not wrapped:
+        return ["no trace window was recorded"]
+    single = [window.stood_still_ms for run in wrapped for window in run.windows if window.steps]
+    extra = [sum(step_ms - run.median_ms() for step_ms in run.window_steps_ms) for run in wrapped]
+    count = statistics.median(len(run.windows) for run in wrapped)
+    return [
+        f"a trace window holds the loop up for {statistics.median(single or [0.0]):.0f} ms"
+        f" (start, stop, export); longest {max(single or [0.0]):.0f} ms",
+        f"all windows of a run ({count:g}) add {statistics.median(extra):.0f} ms to it,"
+        " their slower steps included",
+    ]
+
+
+def child_environment(scratch: Path) -> dict[str, str]:
+    """The environment that a command below `boundscope run` sees."""
+    show = "import json, os; print(json.dumps(dict(os.environ)))"
+    command = [sys.executable, "-m", "boundscope", "run", "--no-report", "-o", "child"]
+    done = subprocess.run(
+        [*command, "--", sys.executable, "-c", show],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=scratch,
+    )
+    environment: dict[str, str] = json.loads(done.stdout)
+    assert "BOUNDSCOPE_RUN" in environment
+    return environment
+
+
+def children(count: int, scratch: Path) -> Figure:
+    """Time bare Python children that never import torch."""
+    environments = {False: None, True: child_environment(scratch)}
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for index in range(count):
+        for wrapped in (False, True) if index % 2 == 0 else (True, False):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", ""], check=True, env=environments[wrapped])
+            times[wrapped].append((time.perf_counter() - started) * 1000)
+    plain, wrapped_ms = statistics.median(times[False]), statistics.median(times[True])
+    low, _, high = statistics.quantiles(times[False], n=4)
+    what = f"bare Python child, ms (plain spread {high - low:.2f})"
+    return Figure(what, plain, wrapped_ms, wrapped_ms - plain, "ms", CHILD_ADDED_LIMIT_MS)
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> bool:
+    """Measure and print everything; True when every limit holds."""
+    others = Others()
+    child = children(args.children, scratch)
+    short = pairs(args.pairs, "1ms", 3000 if args.quick else 8000, scratch)
+    steady = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch)
+    figures = [
+        figure("20 ms step, median", steady, Run.median_ms, ratio, "x", STEP_RATIO_LIMIT),
+        figure("20 ms step, mean", steady, Run.mean_ms, ratio, "x", STEP_RATIO_LIMIT),
+        figure("1 ms step, median", short, Run.median_ms, added, "ms", STEP_ADDED_LIMIT_MS),
+        figure("1 ms step, mean", short, Run.mean_ms, added, "ms", STEP_ADDED_LIMIT_MS),
+        figure("whole run", steady, lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
+        figure(
+            "peak memory of the training, MB",
+            steady,
+            lambda run: run.peak_mb,
+            added,
+            "MB",
+            MEMORY_ADDED_LIMIT_MB,
+        ),
+        child,
+    ]
+    print(f"\n{'median of pairs':44} {'plain':>10} {'wrapped':>10} {'value':>9} {'':6} limit")
+    for one in figures:
+        print(one.row())
+    for row in window_rows(steady):
+        print(row)
+    print(f"others used {others.cores():.2f} cores meanwhile")
+    return all(one.limit is None or one.value <= one.limit for one in figures)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="shorter runs; figures are rougher")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--children", type=int, default=40)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        return 0 if measure(args, Path(scratch)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
