@@ -10,6 +10,7 @@ meanwhile: figures taken among them are worth little.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -68,21 +69,23 @@ class Run:
 
 @dataclass
 class Figure:
-    """A row of the table; `limit` is None where the figure is only stated."""
+    """A row of the table."""
 
     what: str
     plain: float
     wrapped: float
     value: float
     unit: str
-    limit: float | None
+    limit: float
+
+    def holds(self) -> bool:
+        return self.value <= self.limit
 
     def row(self) -> str:
-        verdict = "" if self.limit is None else ("pass" if self.value <= self.limit else "FAIL")
-        limit = "" if self.limit is None else f"{self.limit:g}"
+        verdict = "pass" if self.holds() else "FAIL"
         return (
             f"{self.what:44} {self.plain:10.3f} {self.wrapped:10.3f} {self.value:9.3f}"
-            f" {self.unit:6} {limit:>5} {verdict}"
+            f" {self.unit:3} {self.limit:7g} {verdict}"
         )
 
 
@@ -115,15 +118,18 @@ def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
         command = [sys.executable, "-m", "boundscope", "run", "-o", str(run_folder), *command]
     log.unlink(missing_ok=True)
     started = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True, cwd=scratch)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=scratch)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     wall_s = time.monotonic() - started
     logged = json.loads(log.read_text())
     windows = windows_of(run_folder) if wrapped else []
     if wrapped and not windows:
         print(f"  no trace window in {run_folder.name}: {size}, {steps} steps", flush=True)
-    outside, inside = [], []
+    outside: list[float] = []
+    inside: list[float] = []
     ends = logged["ends_ns"][START_UP_STEPS:]
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         touched = any(start < window.end_ns and end > window.start_ns for window in windows)
         (inside if touched else outside).append((end - start) / 1e6)
     return Run(wall_s, logged["peak_bytes"] / MB, outside, inside, windows)
@@ -147,27 +153,43 @@ def pairs(count: int, size: str, steps: int, scratch: Path) -> list[tuple[Run, R
     return done
 
 
-def figure(
-    what: str,
-    runs: list[tuple[Run, Run]],
-    read: Callable[[Run], float],
-    compare: Callable[[float, float], float],
-    unit: str,
-    limit: float | None,
-) -> Figure:
-    """The medians of what `read` gives, and the median of each pair's comparison."""
-    plain = [read(pair[0]) for pair in runs]
-    wrapped = [read(pair[1]) for pair in runs]
-    value = statistics.median(compare(*both) for both in zip(plain, wrapped, strict=True))
-    return Figure(what, statistics.median(plain), statistics.median(wrapped), value, unit, limit)
-
-
 def ratio(plain: float, wrapped: float) -> float:
     return wrapped / plain
 
 
 def added(plain: float, wrapped: float) -> float:
     return wrapped - plain
+
+
+@dataclass
+class Measure:
+    """One figure of a pair: what is read off each run, and how the two are compared."""
+
+    what: str
+    read: Callable[[Run], float]
+    compare: Callable[[float, float], float]
+    unit: str
+    limit: float
+
+    def over(self, runs: list[tuple[Run, Run]]) -> Figure:
+        """Take the medians of both kinds, and the median of the pairs' comparisons."""
+        plain = [self.read(pair[0]) for pair in runs]
+        wrapped = [self.read(pair[1]) for pair in runs]
+        compared = [self.compare(*both) for both in zip(plain, wrapped, strict=True)]
+        before, after, value = map(statistics.median, (plain, wrapped, compared))
+        return Figure(self.what, before, after, value, self.unit, self.limit)
+
+
+SHORT_STEPS = (
+    Measure("1 ms step, median", Run.median_ms, added, "ms", STEP_ADDED_LIMIT_MS),
+    Measure("1 ms step, mean", Run.mean_ms, added, "ms", STEP_ADDED_LIMIT_MS),
+)
+STEADY_STEPS = (
+    Measure("20 ms step, median", Run.median_ms, ratio, "x", STEP_RATIO_LIMIT),
+    Measure("20 ms step, mean", Run.mean_ms, ratio, "x", STEP_RATIO_LIMIT),
+    Measure("whole run, s", lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
+    Measure("peak memory, MB", lambda run: run.peak_mb, added, "MB", MEMORY_ADDED_LIMIT_MB),
+)
 
 
 def window_rows(runs: list[tuple[Run, Run]]) -> list[str]:
@@ -217,35 +239,26 @@ def children(count: int, scratch: Path) -> Figure:
     return Figure(what, plain, wrapped_ms, wrapped_ms - plain, "ms", CHILD_ADDED_LIMIT_MS)
 
 
-def measure(args: argparse.Namespace, scratch: Path) -> bool:
+def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     """Measure and print everything; True when every limit holds."""
     others = Others()
     child = children(args.children, scratch)
     short = pairs(args.pairs, "1ms", 3000 if args.quick else 8000, scratch)
     steady = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch)
     figures = [
-        figure("20 ms step, median", steady, Run.median_ms, ratio, "x", STEP_RATIO_LIMIT),
-        figure("20 ms step, mean", steady, Run.mean_ms, ratio, "x", STEP_RATIO_LIMIT),
-        figure("1 ms step, median", short, Run.median_ms, added, "ms", STEP_ADDED_LIMIT_MS),
-        figure("1 ms step, mean", short, Run.mean_ms, added, "ms", STEP_ADDED_LIMIT_MS),
-        figure("whole run", steady, lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
-        figure(
-            "peak memory of the training, MB",
-            steady,
-            lambda run: run.peak_mb,
-            added,
-            "MB",
-            MEMORY_ADDED_LIMIT_MB,
-        ),
+        *(measure.over(steady) for measure in STEADY_STEPS),
+        *(measure.over(short) for measure in SHORT_STEPS),
         child,
     ]
-    print(f"\n{'median of pairs':44} {'plain':>10} {'wrapped':>10} {'value':>9} {'':6} limit")
+    print(
+        f"\n{'median of pairs':44} {'plain':>10} {'wrapped':>10} {'value':>9} {'':3} {'limit':>7}"
+    )
     for one in figures:
         print(one.row())
     for row in window_rows(steady):
         print(row)
     print(f"others used {others.cores():.2f} cores meanwhile")
-    return all(one.limit is None or one.value <= one.limit for one in figures)
+    return all(one.holds() for one in figures)
 
 
 def main() -> int:
@@ -255,7 +268,7 @@ def main() -> int:
     parser.add_argument("--children", type=int, default=40)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        return 0 if measure(args, Path(scratch)) else 1
+        return 0 if measure_all(args, Path(scratch)) else 1
 
 
 if __name__ == "__main__":

@@ -14,6 +14,12 @@ import msgspec
 
 SCHEMA = 1
 
+TRACE_MARKER = "want-trace"
+"""A file of this name in a rank folder asks that rank for a torch-profiler window."""
+
+STACKS_MARKER = "want-stacks"
+"""A file of this name in a rank folder asks that rank to sample its own stacks."""
+
 Reason: TypeAlias = Literal[
     "no-driver", "no-permission", "not-supported", "not-installed", "switched-off", "crashed"
 ]
@@ -71,8 +77,7 @@ class SpanKind:
     SKIPPED = "a"  # a GradScaler step that skipped its optimizer [optimizer index]
     SAVE = "s"  # a checkpoint being written [site index]
     GC = "g"  # a garbage-collection pause [generation]
-    EVAL_MODE = "e"  # Module.eval(): an instant [site index]
-    TRAIN_MODE = "t"  # Module.train(): an instant [0]
+    EVAL_MODE = "e"  # from a module's eval() to its train(), no backward between [site index]
     STEP = "u"  # boundscope.step(): an instant, the user's own step end [0]
     WINDOW = "w"  # a torch-profiler window, its own cost included [window index]
     PROFILER = "p"  # the loop stands still for the profiler: start, stop, export [window index]

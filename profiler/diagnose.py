@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,13 +22,14 @@ from .diagnosis import (
     StepTime,
     Warning_,
 )
-from .errors import BoundscopeError
-from .features import Features, derive
+from .errors import BoundscopeError, UnusableData
+from .features import Features, derive, derive_from
 from .machine import calibrate
 from .machine.roofs import Roofs
 from .rules import discover
 from .rules.base import Evidenced
 from .run.load import Run, load_run
+from .run.manifest import FILE_NAME
 from .verdict import judge
 
 ROOFS_FILE = "roofs.json"
@@ -43,6 +44,35 @@ def diagnose_run(folder: Path, *, measure_roofs: bool = False) -> Diagnosis:
     """
     run = load_run(folder)
     return diagnose_features(derive(run, find_roofs(run, measure=measure_roofs)))
+
+
+def diagnose_traces(paths: Sequence[Path]) -> Diagnosis:
+    """Diagnose traces that nobody here recorded, one file a rank (or more).
+
+    Raises UnusableData when none of them can be read.
+    """
+    from .trace_run import load_traces
+
+    run, inputs, warnings = load_traces(paths)
+    return diagnose_features(derive_from(run, inputs, None, warnings))
+
+
+def diagnose_path(path: Path) -> Diagnosis:
+    """Diagnose a run folder, a trace file, or a folder of rank traces."""
+    from .trace_run import trace_files
+
+    if not path.exists():
+        raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
+    if (path / FILE_NAME).exists():
+        return diagnose_run(path)
+    files = trace_files(path)
+    if not files:
+        raise UnusableData(
+            "nothing-to-diagnose",
+            f"{path} is neither a run folder nor does it hold traces (.json, .json.gz).",
+            "name the folder that boundscope run made, or a torch-profiler trace",
+        )
+    return diagnose_traces(files)
 
 
 def diagnose_features(features: Features) -> Diagnosis:
@@ -102,15 +132,16 @@ def _summary(features: Features) -> RunSummary:
         world_size=run.world_size,
         steps=max((len(rank.timeline) + 1 for rank in ranks), default=0),
         step_ms=step,
-        devices=_devices(run),
+        devices=_devices(features),
         startup_s=startup,
         name=manifest.name,
         steady_steps=features.steady_steps,
     )
 
 
-def _devices(run: Run) -> list[str]:
+def _devices(features: Features) -> list[str]:
     """Names of the devices that the ranks used; the CPU's where they used no other."""
+    run = features.run
     names = [
         value
         for rank in run.ranks
@@ -118,6 +149,7 @@ def _devices(run: Run) -> list[str]:
         for name, value in rank.process.facts.items()
         if name.startswith("device.")
     ]
+    names += [rank.roofs.device for rank in features.ranks if rank.roofs and rank.roofs.device]
     if names:
         return sorted(set(names))
     cpu = run.manifest.environment.get("hardware", {}).get("cpu")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,43 +11,63 @@ import numpy.typing as npt
 from ..collectors.records import Window
 from .diagnosis import SLOTS, Warning_
 from .errors import UnusableData
+from .machine.catalogue import lookup
 from .machine.roofs import Roofs
 from .run.load import RankData, Run
+from .shares import (
+    MEASURED,
+    MEASURED_BESIDE_DEVICE,
+    block_shares,
+    combine,
+    device_fractions,
+    event_overhead,
+    host_fractions,
+    steady_phases,
+)
 from .timeline import WORK_PHASES, Timeline, build_timeline
-from .trace.host import (
+from .trace.collectives import (
     Collective,
-    HostWindow,
-    OpTime,
-    PhaseTime,
-    divide,
-    find_collectives,
+    clock_offsets,
+    device_collectives,
+    host_collectives,
     last_arrivals,
-    training_thread,
     transfers_of,
 )
+from .trace.device import device_work
+from .trace.device_division import DeviceWindow, divide_device
+from .trace.health import check
+from .trace.host import HostWindow, OpTime, divide, training_thread
+from .trace.intervals import Union
+from .trace.kernels import KernelTime
 from .trace.reader import read_trace
 from .trace.table import Trace
 
 Float = npt.NDArray[np.float64]
-
-MAX_EVENT_OVERHEAD_NS = 3_500.0
-"""The profiler adds 2 to 3 us an event on the host (torch 2.13, measured on tiny ops)."""
-
-BLOCKS = 10
-"""Steady steps are cut into so many blocks; the spread of their shares gives the intervals."""
 
 BUSY_HOST_SHARE = 0.1
 """A tenth of the CPU in other hands moves step times by more than the 5 % that is claimed."""
 
 BUSY_MIN_SAMPLES = 3
 
-MEASURED = {
-    "storage": "storage",
-    "evaluation": "evaluation",
-    "loader": "input",
-    "garbage": "host",
-}
-"""Phases that are a slot by themselves."""
+
+@dataclass(frozen=True)
+class RankInput:
+    """What is known of one rank before anything is judged: its records, steps and traces."""
+
+    data: RankData
+    line: Timeline
+    traces: list[tuple[Window, Trace]]
+
+    @property
+    def on_device(self) -> bool:
+        """Whether its traces hold device work."""
+        return any(device_work(trace).any() for _, trace in self.traces)
+
+    @property
+    def collectives(self) -> list[Collective]:
+        """Collectives of all its windows."""
+        find = device_collectives if self.on_device else _of_host
+        return [c for _, trace in self.traces for c in find(trace)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ class RankFeatures:
 
     `shares` sum to 1. `block_shares` has one row a block of steps and one column a slot, in the
     order of `SLOTS`. `phase_ms` is the mean time of each phase per steady step, `window_ms` the
-    time of the work phases that trace windows cover.
+    time of the work phases that trace windows cover. `device` is empty where the CPU trains.
     """
 
     data: RankData
@@ -67,6 +88,8 @@ class RankFeatures:
     window_ms: float
     event_overhead_ns: float
     collectives: list[Collective]
+    device: list[DeviceWindow] = field(default_factory=list)
+    roofs: Roofs | None = None
 
     @property
     def rank(self) -> int:
@@ -94,7 +117,6 @@ class Features:
     ranks: list[RankFeatures]
     shares: dict[str, float]
     late: dict[int, int]
-    roofs: Roofs | None
     warnings: list[Warning_] = field(default_factory=list)
 
     @property
@@ -106,32 +128,35 @@ class Features:
 def derive(run: Run, roofs: Roofs | None) -> Features:
     """Compute the features of a run; ranks without two step ends are left out and named."""
     warnings: list[Warning_] = []
-    lines: list[tuple[RankData, Timeline]] = []
+    inputs = []
     for rank in run.ranks:
         line = build_timeline(rank)
         if line is None:
             text = f"rank {rank.rank} ended before its second step"
             warnings.append(Warning_("too-few-steps", text))
         else:
-            lines.append((rank, line))
-    traces = {rank.rank: _read_windows(rank, warnings) for rank, _ in lines}
-    collectives = _collectives(traces)
-    transfers = transfers_of(collectives) if len(collectives) > 1 else {}
+            inputs.append(RankInput(rank, line, _read_windows(rank, warnings)))
+    return derive_from(run, inputs, roofs, [*warnings, *busy_host(run)])
+
+
+def derive_from(
+    run: Run, inputs: Sequence[RankInput], roofs: Roofs | None, warnings: list[Warning_]
+) -> Features:
+    """Compute the features of ranks whose steps and traces are at hand."""
+    collectives = {item.data.rank: item.collectives for item in inputs}
+    hosts = {item.data.host for item in inputs}
+    offsets = None if len(hosts) <= 1 and "" not in hosts else clock_offsets(collectives)
+    transfers = transfers_of(collectives, offsets) if len(collectives) > 1 else {}
     ranks = []
-    for rank, line in lines:
-        windows = []
-        for window, trace in traces[rank.rank]:
-            phases = {phase: line.phase_intervals[phase] for phase in WORK_PHASES}
-            span = (window.start_ns, window.end_ns)
-            divided = divide(trace, phases, span, roofs, transfers.get(rank.rank))
-            if divided is not None:
-                windows.append((window, divided))
-        ranks.append(_rank_features(rank, line, windows))
-    shares = (
-        {slot: float(np.mean([r.shares[slot] for r in ranks])) for slot in SLOTS} if ranks else {}
-    )
-    warnings += busy_host(run)
-    return Features(run, ranks, shares, last_arrivals(collectives), roofs, warnings)
+    for item in inputs:
+        warnings += _health(item)
+        build = _on_device if item.on_device else _on_host
+        made = build(item, roofs, transfers.get(item.data.rank))
+        ranks.append(replace(made, collectives=collectives[item.data.rank]))
+    shares = {}
+    if ranks:
+        shares = {slot: float(np.mean([rank.shares[slot] for rank in ranks])) for slot in SLOTS}
+    return Features(run, ranks, shares, last_arrivals(collectives, offsets), warnings)
 
 
 def busy_host(run: Run) -> list[Warning_]:
@@ -152,6 +177,10 @@ def busy_host(run: Run) -> list[Warning_]:
     return found
 
 
+def _of_host(trace: Trace) -> list[Collective]:
+    return host_collectives(trace, training_thread(trace))
+
+
 def _read_windows(rank: RankData, warnings: list[Warning_]) -> list[tuple[Window, Trace]]:
     traces = []
     for window in rank.windows:
@@ -159,142 +188,105 @@ def _read_windows(rank: RankData, warnings: list[Warning_]) -> list[tuple[Window
         if path is None:
             continue
         try:
-            trace = read_trace(path)
+            traces.append((window, read_trace(path)))
         except UnusableData as error:
             warnings.append(Warning_(error.slug, f"rank {rank.rank}: {error.message}"))
-            continue
-        warnings += [Warning_(w.slug, f"rank {rank.rank}: {w.text}") for w in trace.warnings]
-        traces.append((window, trace))
     return traces
 
 
-def _collectives(
-    traces: dict[int, list[tuple[Window, Trace]]],
-) -> dict[int, list[Collective]]:
-    return {
-        rank: [c for _, trace in windows for c in find_collectives(trace, training_thread(trace))]
-        for rank, windows in traces.items()
-    }
+def _health(item: RankInput) -> list[Warning_]:
+    found = [warning for _, trace in item.traces for warning in check(trace).warnings]
+    return [Warning_(w.slug, f"rank {item.data.rank}: {w.text}") for w in found]
 
 
-def _rank_features(
-    rank: RankData, line: Timeline, windows: list[tuple[Window, HostWindow]]
-) -> RankFeatures:
-    phases = _steady_phases(line)
-    overhead = _event_overhead(line, windows)
-    fractions = _fractions(windows, overhead)
-    blocks = [
-        block for block in np.array_split(np.arange(len(phases["rest"])), BLOCKS) if len(block)
-    ]
-    rows = [_shares({p: float(v[b].mean()) for p, v in phases.items()}, fractions) for b in blocks]
-    means = {phase: float(values.mean()) for phase, values in phases.items()}
+def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> RankFeatures:
+    line = item.line
+    windows: list[tuple[Window, HostWindow]] = []
+    for window, trace in item.traces:
+        phases = {phase: line.phase_intervals[phase] for phase in WORK_PHASES}
+        divided = divide(trace, phases, (window.start_ns, window.end_ns), roofs, transfers)
+        if divided is not None:
+            windows.append((window, divided))
+    phases_ns = steady_phases(line)
+    overhead = event_overhead(line, windows)
+    fractions = host_fractions(windows, overhead)
+    means = {phase: float(values.mean()) for phase, values in phases_ns.items()}
     return RankFeatures(
-        data=rank,
+        data=item.data,
         timeline=line,
-        shares=_shares(means, fractions),
-        block_shares=np.array([[row[slot] for slot in SLOTS] for row in rows]),
+        shares=combine(means, fractions, MEASURED),
+        block_shares=block_shares(phases_ns, fractions, MEASURED),
         phase_ms={phase: value * 1e-6 for phase, value in means.items()},
         ops=_merge_ops([op for _, window in windows for op in window.ops]),
         window_ms=sum(p.wall_ns for _, w in windows for p in w.phases.values()) * 1e-6,
         event_overhead_ns=overhead,
-        collectives=[c for _, window in windows for c in window.collectives],
+        collectives=[],
+        roofs=roofs,
     )
 
 
-def _steady_phases(line: Timeline) -> dict[str, Float]:
-    """Phase times of the steady steps, ns, with the profiler's cost taken out.
-
-    In profiled steps the work phases are replaced by the median of the unprofiled steps; rare
-    phases (checkpoints, evaluation) are kept as measured, so that none is lost.
-    """
-    steady = line.steady
-    calm = line.calm
-    result = {}
-    for phase, times in line.phase_ns.items():
-        if phase == "profiler":
-            continue
-        values = times[steady].copy()
-        if phase in WORK_PHASES and calm.sum() >= 3:
-            values[line.profiled[steady]] = np.median(times[calm])
-        result[phase] = values
-    return result
-
-
-def _whole_steps(line: Timeline, window: Window) -> int:
-    inside = (line.start_ns >= window.start_ns - 1_000_000) & (line.end_ns <= window.end_ns)
-    return int(inside.sum())
-
-
-def _event_overhead(line: Timeline, windows: list[tuple[Window, HostWindow]]) -> float:
-    """What the profiler adds to each event, ns: profiled against unprofiled work time per step."""
-    calm = line.calm
-    if calm.sum() < 3:
-        return 0.0
-    plain = sum(float(np.median(line.phase_ns[phase][calm])) for phase in WORK_PHASES)
-    extra, events = 0.0, 0
-    for window, divided in windows:
-        steps = _whole_steps(line, window)
-        if steps < 2:
-            continue
-        extra += sum(p.wall_ns for p in divided.phases.values()) - plain * steps
-        events += sum(phase.events for phase in divided.phases.values())
-    return float(np.clip(extra / events, 0.0, MAX_EVENT_OVERHEAD_NS)) if events else 0.0
+def _on_device(item: RankInput, _roofs: Roofs | None, transfers: Union | None) -> RankFeatures:
+    line = item.line
+    windows, roofs = [], None
+    for window, trace in item.traces:
+        roofs = roofs or device_roofs(trace)
+        divided = divide_device(trace, (window.start_ns, window.end_ns), roofs, transfers)
+        if divided is not None:
+            windows.append(divided)
+    phases_ns = steady_phases(line)
+    shares = device_fractions(windows)
+    open_phases = [phase for phase in phases_ns if phase not in MEASURED_BESIDE_DEVICE]
+    fractions = dict.fromkeys(open_phases, shares) if shares else {}
+    means = {phase: float(values.mean()) for phase, values in phases_ns.items()}
+    return RankFeatures(
+        data=item.data,
+        timeline=line,
+        shares=combine(means, fractions, MEASURED_BESIDE_DEVICE),
+        block_shares=block_shares(phases_ns, fractions, MEASURED_BESIDE_DEVICE),
+        phase_ms={phase: value * 1e-6 for phase, value in means.items()},
+        ops=_merge_ops([_as_op(kernel) for window in windows for kernel in window.kernels]),
+        window_ms=sum(window.wall_ns for window in windows) * 1e-6,
+        event_overhead_ns=0.0,
+        collectives=[],
+        device=windows,
+        roofs=roofs,
+    )
 
 
-def _fractions(
-    windows: list[tuple[Window, HostWindow]], overhead_ns: float
-) -> dict[str, dict[str, float]]:
-    """For each work phase that a window covers, the share of each slot in it."""
-    result = {}
-    for phase in WORK_PHASES:
-        total: dict[str, float] = {}
-        for _, divided in windows:
-            corrected = _without_overhead(divided.phases[phase], overhead_ns)
-            for slot, value in corrected.items():
-                total[slot] = total.get(slot, 0.0) + value
-        whole = sum(total.values())
-        if whole > 0:
-            result[phase] = {slot: value / whole for slot, value in total.items()}
-    return result
+def device_roofs(trace: Trace) -> Roofs | None:
+    """The catalogue's roofs of the device that the trace names; None where it is not known."""
+    properties = trace.metadata.get("deviceProperties")
+    if not isinstance(properties, list) or not properties:
+        return None
+    first = properties[0]
+    name = first.get("name") if isinstance(first, dict) else None
+    memory = first.get("totalGlobalMem") if isinstance(first, dict) else None
+    if not isinstance(name, str):
+        return None
+    device = lookup(name, memory if isinstance(memory, int) else None)
+    return device.roofs() if device is not None else None
 
 
-def _without_overhead(phase: PhaseTime, overhead_ns: float) -> dict[str, float]:
-    """Slots of a phase less the profiler's cost: it accrues in dispatch and Python, so `host`
-    loses it first, the rest in proportion."""
-    slots = dict(phase.slots)
-    excess = phase.events * overhead_ns
-    taken = min(slots.get("host", 0.0) * 0.9, excess)
-    slots["host"] = slots.get("host", 0.0) - taken
-    work = slots.get("compute", 0.0) + slots.get("memory", 0.0)
-    rest = min(excess - taken, 0.5 * work)
-    for slot in ("compute", "memory"):
-        if work > 0:
-            slots[slot] = slots.get(slot, 0.0) * (1 - rest / work)
-    return slots
-
-
-def _shares(phases: dict[str, float], fractions: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Slot shares, summing to 1, from phase times and what the windows say of the work phases."""
-    whole = sum(phases.values())
-    shares = dict.fromkeys(SLOTS, 0.0)
-    if whole <= 0:
-        shares["other"] = 1.0
-        return shares
-    for phase, value in phases.items():
-        slot = MEASURED.get(phase)
-        if slot is not None:
-            shares[slot] += value / whole
-            continue
-        split = fractions.get(phase, {"other": 1.0})
-        for name, fraction in split.items():
-            shares[name] += fraction * value / whole
-    return shares
+def _as_op(kernel: KernelTime) -> OpTime:
+    return OpTime(
+        name=kernel.op or kernel.name,
+        family=kernel.family,
+        slot=kernel.slot,
+        calls=kernel.calls,
+        self_ns=kernel.duration_ns,
+        work_ns=kernel.duration_ns,
+        flop=kernel.flop,
+        bytes=kernel.bytes,
+        attainable_ns=kernel.attainable_ns,
+        dims=kernel.dims,
+        kernel=kernel.name,
+    )
 
 
 def _merge_ops(ops: list[OpTime]) -> list[OpTime]:
-    merged: dict[tuple[str, str], OpTime] = {}
+    merged: dict[tuple[str, str, str], OpTime] = {}
     for op in ops:
-        key = (op.name, op.dims)
+        key = (op.name, op.dims, op.kernel)
         known = merged.get(key)
         merged[key] = op if known is None else known.plus(op)
     return sorted(merged.values(), key=lambda op: -op.self_ns)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from ..collectors.base import Job
-from ..collectors.records import SCHEMA, Gap, Manifest, Reason
+from ..collectors.records import SCHEMA, TRACE_MARKER, Gap, Manifest, Reason
 from ..collectors.writer import Clock
 from .command_line import CommandLine
 from .errors import UsageError
@@ -127,7 +127,7 @@ def _run(command: CommandLine, relay: SignalRelay, keeper: _RunKeeper | None) ->
         return _outcome(_wait(child, relay, lambda: None))
     with contextlib.suppress(Exception):  # what fails here must not leave the command alone
         keeper.begin(child)
-    return keeper.close(_outcome(_wait(child, relay, keeper.look)))
+    return keeper.close(_outcome(_wait(child, relay, lambda: keeper.look(relay.trace_requests))))
 
 
 def _wait(child: int, relay: SignalRelay, look: Callable[[], None]) -> int:
@@ -205,6 +205,7 @@ class _RunKeeper:
         self._facts: dict[str, dict[str, str]] = {}
         self._facts_thread: threading.Thread | None = None
         self._gaps: list[Gap] = []
+        self._trace_requests = 0
         self._note_inside()
         self.manifest = Manifest(
             schema=SCHEMA,
@@ -267,8 +268,12 @@ class _RunKeeper:
 
         self._facts = environment(self.command, self.options.version)
 
-    def look(self) -> None:
-        """Notice new ranks and facts; cheap, called several times a second."""
+    def look(self, trace_requests: int) -> None:
+        """Notice new ranks, facts and requests for a trace; cheap, several times a second."""
+        if trace_requests > self._trace_requests:
+            self._trace_requests = trace_requests
+            for rank_folder in self.folder.glob("rank-*-*"):
+                (rank_folder / TRACE_MARKER).touch()
         if self._job is not None:
             self._job.ranks = self._watch.look()
         if self._facts_thread is not None and not self._facts_thread.is_alive():

@@ -31,6 +31,9 @@ PASSED_ON = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+TRACE_REQUEST = signal.SIGRTMIN + 1
+"""Asks boundscope itself for a torch-profiler window; never passed on. No shell, scheduler or
+launcher is known to send it."""
 GRACE_S = 0.05
 """How long a sender may take from one process of a group or job to the next: a group `kill` is one
 system call; what walks over processes one by one takes microseconds for each."""
@@ -80,6 +83,7 @@ class SignalRelay:
         self._wakeup = (-1, -1)
         self._witness = _Witness()
         self.passed_on: list[int] = []
+        self.trace_requests = 0
 
     def start(self) -> None:
         """Take over the signals and start the witness."""
@@ -88,7 +92,7 @@ class SignalRelay:
         os.set_blocking(writing, False)
         self._wakeup = reading, writing
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (*_caught(), signal.SIGCHLD):
+        for number in (*_caught(), signal.SIGCHLD, TRACE_REQUEST):
             signal.signal(number, _nothing)
         self._witness.start(self._command)
 
@@ -126,6 +130,7 @@ class SignalRelay:
         for number in _drain(self._wakeup[0]) or b"":
             if number in PASSED_ON:
                 self._arrivals.append(_Arrival(number, now + GRACE_S))
+            self.trace_requests += number == TRACE_REQUEST
         for number in self._witness.read():
             if number == ANSWER:
                 self._answered()

@@ -38,7 +38,11 @@ STARTUP_FACTOR = 2.0
 STARTUP_MAX_SHARE = 0.25
 """Start-up never swallows more than this share of the steps."""
 
-StepSource = Literal["optimizer", "user", "batch"]
+RARE = 25
+"""An optimizer with less than one step to so many of another's ends none: WGAN takes 5 critic
+steps to one, PPO up to 20 of the value function."""
+
+StepSource = Literal["optimizer", "user", "batch", "backward"]
 
 
 @dataclass(frozen=True)
@@ -98,30 +102,62 @@ def build_timeline(rank: RankData) -> Timeline | None:
 
 
 def _step_marks(spans: SpanTable) -> tuple[StepSource, Int64]:
-    """When steps ended: the user's marks, else optimizer steps, else batch requests."""
+    """When steps ended: the user's marks, else optimizer steps, batch requests, backward passes."""
     user = spans.of(SpanKind.STEP)
     if len(user):
         return "user", user.start_ns
     steps = spans.of(SpanKind.OPTIMIZER, SpanKind.SKIPPED)
     if len(steps):
-        closing = _closing_optimizer(steps, spans.of(SpanKind.LOADER, SpanKind.LOADER_START))
-        return "optimizer", np.sort(steps.end_ns[steps.detail == closing])
-    batches = spans.of(SpanKind.LOADER)
-    if not len(batches):
-        batches = spans.of(SpanKind.EVAL_LOADER)  # inference only: every batch has gradients off
+        loads = spans.of(SpanKind.LOADER, SpanKind.LOADER_START)
+        ends = [
+            part.end_ns[part.detail == _closing_optimizer(part, loads)] for part in _eras(steps)
+        ]
+        return "optimizer", np.sort(np.concatenate(ends))
+    # For inference every batch is fetched with gradients off.
+    batches = _main_loader(spans.of(SpanKind.LOADER)) or _main_loader(
+        spans.of(SpanKind.EVAL_LOADER)
+    )
+    backward = spans.of(SpanKind.BACKWARD)
+    if len(backward) > RARE * len(batches):
+        return "backward", np.sort(backward.end_ns)
     return "batch", batches.start_ns
+
+
+def _main_loader(batches: SpanTable) -> SpanTable:
+    """Batches of the loader that gave most; the first one where several gave as many."""
+    if not len(batches):
+        return batches
+    indices, firsts, counts = np.unique(batches.detail, return_index=True, return_counts=True)
+    main = indices[np.lexsort((firsts, -counts))[0]]
+    return batches.select(batches.detail == main)
+
+
+def _eras(steps: SpanTable) -> list[SpanTable]:
+    """Steps of optimizers that were in use at the same time.
+
+    A program that makes a new optimizer for each fold or phase has several eras, one after the
+    other; in each of them another optimizer ends the steps.
+    """
+    indices = np.unique(steps.detail)
+    first = np.array([steps.start_ns[steps.detail == i].min() for i in indices])
+    last = np.array([steps.end_ns[steps.detail == i].max() for i in indices])
+    starts, ends = union(first, last + 1)
+    era = np.searchsorted(starts, steps.start_ns, side="right")
+    return [steps.select(era == number + 1) for number in range(len(ends))]
 
 
 def _closing_optimizer(steps: SpanTable, loads: SpanTable) -> int:
     """The optimizer whose step ends an iteration.
 
-    It is the rarest one (five critic steps, then the generator); among equally frequent ones the
-    one that a loader wait follows most often, else the one that first appeared last.
+    It is the rarest one (five critic steps, then the generator) that is not just an event now and
+    then; among equally frequent ones the one that a loader wait follows most often, else the one
+    that first appeared last.
     """
     indices, counts = np.unique(steps.detail, return_counts=True)
     if len(indices) == 1:
         return int(indices[0])
-    rarest = indices[counts <= counts.min() * 1.1]
+    regular = counts * RARE >= counts.max()
+    rarest = indices[regular & (counts <= counts[regular].min() * 1.1)]
     order = {int(i): int(np.argmax(steps.detail == i)) for i in rarest}
     followed = {int(i): 0 for i in rarest}
     if len(loads):
@@ -162,48 +198,27 @@ def _merged(spans: SpanTable) -> Intervals:
 
 
 def _evaluation(spans: SpanTable) -> Intervals:
-    """Validation inside the run: from `eval()` to the same module's `train()` with no backward
-    pass between, and runs of batches fetched with gradients off, up to the loader's end.
+    """Validation inside the run: from `eval()` to the same module's `train()`, and batches that
+    were fetched with gradients off, each up to the next request; none where training went on.
 
     A teacher or frozen part that is set to `eval()` and never back does not count.
     """
-    starts: list[int] = []
-    ends: list[int] = []
-    backward = spans.of(SpanKind.BACKWARD).start_ns
-    if not len(backward):
+    trained = spans.of(SpanKind.BACKWARD, SpanKind.OPTIMIZER, SpanKind.SKIPPED).start_ns
+    if not len(trained):
         return EMPTY
-    modes = spans.of(SpanKind.EVAL_MODE, SpanKind.TRAIN_MODE)
-    eval_mark, opened = ord(SpanKind.EVAL_MODE), -1
-    for kind, time, same in zip(modes.kind, modes.start_ns, modes.detail, strict=True):
-        if kind == eval_mark:
-            opened = int(time)
-        elif opened >= 0:
-            if same and not _any_between(backward, opened, int(time)):
-                starts.append(opened)
-                ends.append(int(time))
-            opened = -1
-    _add_gradient_free_batches(spans, backward, starts, ends)
-    return union(np.asarray(starts, np.int64), np.asarray(ends, np.int64))
+    modes, batches = spans.of(SpanKind.EVAL_MODE), spans.of(SpanKind.EVAL_LOADER)
+    asked = spans.of(SpanKind.EVAL_LOADER, SpanKind.LOADER_END, SpanKind.LOADER)
+    starts = np.concatenate((modes.start_ns, batches.start_ns))
+    ends = np.concatenate((modes.end_ns, _answered_next(asked, batches.end_ns)))
+    idle = np.searchsorted(trained, starts) == np.searchsorted(trained, ends)
+    return union(starts[idle], ends[idle])
 
 
-def _add_gradient_free_batches(
-    spans: SpanTable, backward: Int64, starts: list[int], ends: list[int]
-) -> None:
-    batches = spans.of(SpanKind.EVAL_LOADER)
-    if not len(batches):
-        return
-    # A batch lasts until the next request, be it answered or the loader's end.
-    requests = np.sort(spans.of(SpanKind.EVAL_LOADER, SpanKind.LOADER_END, SpanKind.LOADER).end_ns)
-    following = np.searchsorted(requests, batches.end_ns, side="right")
-    for start, end, index in zip(batches.start_ns, batches.end_ns, following, strict=True):
-        stop = int(requests[index]) if index < len(requests) else int(end)
-        if not _any_between(backward, int(start), stop):
-            starts.append(int(start))
-            ends.append(stop)
-
-
-def _any_between(times: Int64, begin: int, end: int) -> bool:
-    return bool(np.searchsorted(times, begin) < np.searchsorted(times, end))
+def _answered_next(asked: SpanTable, times: Int64) -> Int64:
+    """When the request after each time was answered, be it by a batch or by the loader's end."""
+    answers = np.sort(asked.end_ns)
+    following = np.searchsorted(answers, times, side="right")
+    return np.where(following < len(answers), np.append(answers, 0)[following], times)
 
 
 def _phase_times(intervals: dict[str, Intervals], start: Int64, end: Int64) -> dict[str, Float]:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from boundscope.profiler.machine.roofs import Roofs
-from boundscope.profiler.trace.host import (
+from boundscope.profiler.trace.collectives import (
     Collective,
-    divide,
-    find_collectives,
+    clock_offsets,
+    host_collectives,
     last_arrivals,
     transfers_of,
 )
+from boundscope.profiler.trace.host import divide
 from boundscope.profiler.trace.table import Category, Events, Signature, Thread, Trace
 
 US = 1_000
@@ -137,7 +138,7 @@ def test_an_exposed_collective_is_network_and_the_wait_for_a_late_rank_imbalance
         ("gloo:all_reduce", 500, 2_000, 1, HALF_MEGABYTE),
     )
     other_arrives_at = 1_800 * US
-    mine = find_collectives(trace, 0)
+    mine = host_collectives(trace, 0)
     theirs = [Collective(c.name, 1, c.ordinal, c.bytes, other_arrives_at, c.end_ns) for c in mine]
     transfers = transfers_of({0: mine, 1: theirs})
 
@@ -178,3 +179,21 @@ def test_a_trace_without_ops_cannot_be_divided() -> None:
     trace = make_trace(("gloo:all_reduce", 0, 10, 1, None))
 
     assert divide(trace, whole(0, 10), (0, 10 * US), ROOFS) is None
+
+
+def test_clocks_are_aligned_by_the_ends_of_common_collectives() -> None:
+    def three(ahead: int, late: int) -> list[Collective]:
+        spans = [(100 + late, 900), (1_100 + late, 1_900), (2_100 + late, 2_900)]
+        return [
+            Collective("nccl:all_reduce", 1, i, 64, begin + ahead, end + ahead)
+            for i, (begin, end) in enumerate(spans)
+        ]
+
+    by_rank = {0: three(0, 0), 1: three(0, 0), 2: three(50_000, 300)}
+
+    offsets = clock_offsets(by_rank)
+    transfers = transfers_of(by_rank, offsets)
+
+    assert offsets == {0: 0, 1: 0, 2: 50_000}
+    assert transfers[0][0].tolist() == [400, 1_400, 2_400]
+    assert last_arrivals(by_rank, offsets) == {0: 0, 1: 0, 2: 3}

@@ -41,7 +41,7 @@ class HostCollector:
     runs_degraded: ClassVar[bool] = False
     metrics: ClassVar[dict[str, Metric]] = {
         "job.cpu_cores": Metric("cores", "CPU used by the job's processes, ended ones included"),
-        "job.rss_bytes": Metric("bytes", "resident memory of the job's processes, a shared page once for each"),
+        "job.rss_bytes": Metric("bytes", "resident memory of the processes, shared pages in each"),
         "job.processes": Metric("1", "processes of the job"),
         "job.threads": Metric("1", "threads of the job"),
         "job.minor_faults_per_s": Metric("1/s", "page faults served from memory"),

@@ -20,11 +20,12 @@ from ..records import Gap, Reason, Record
 MARKER = "want-stacks"
 """A file of this name in a rank's folder asks the rank to sample itself from inside."""
 
-CHUNK_S = 4
-"""One recording: starting one costs 15 ms of CPU, so 0.4 % of a core."""
-START_RATE_HZ, LOWEST_RATE_HZ = 20, 5
-MACHINE_SHARE = 0.0075
-"""All recordings together may use this share of the cores; the training must not lose 1 %."""
+CHUNK_S = 6
+"""One recording: starting one costs 15 ms of CPU, so 0.25 % of a core."""
+START_RATE_HZ, LOWEST_RATE_HZ = 20, 4
+MACHINE_SHARE = 0.005
+"""All recordings together may use this share of the cores, so that the training loses under 1 %:
+where its threads wait for each other, a core taken from one may be lost to two."""
 ATTACH_CPU_S = (
     0.015  # measured: user and system time of a recording of one second, less its samples
 )

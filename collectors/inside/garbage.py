@@ -29,7 +29,7 @@ class GarbagePauses:
             self._recorder.span(SpanKind.GC, self._start, now, info.get("generation", 0))
         self._start = 0
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Stop listening."""
         if self._on_collection in gc.callbacks:
             gc.callbacks.remove(self._on_collection)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..records import Gap, Process, Site, SpanKind
-from ..writer import Clock, RecordWriter
+from ..records import Gap, Site, SpanKind
+from .facts import announce, is_multiprocessing_child, loader_facts, process_record, unsupported
 from .garbage import GarbagePauses
 from .memory import DeviceMemory
 from .recorder import Recorder
@@ -28,8 +28,8 @@ from .stack_samples import StackSampler
 from .ticks import StepTicker
 from .windows import Windows
 
-OLDEST_TORCH = (2, 2)
-"""The first release with global optimizer hooks and today's Kineto format."""
+FACTS_AT_STEP = 2
+"""By then torch has worked in the training thread: asking it for its threads changes nothing."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -54,27 +54,31 @@ def arm(run_folder: str) -> None:
     from . import patches
 
     torch = sys.modules["torch"]
-    guest = Guest(Path(run_folder), torch)
-    if not guest.supported():
+    version = os.environ.get("BOUNDSCOPE_VERSION", "")
+    problem = unsupported(torch)
+    announce(torch, Path(run_folder), version, problem)
+    if problem:
         return
-    guest.announce()
+    guest = Guest(Path(run_folder), torch, version)
     patches.install(torch, guest)
-    os.register_at_fork(before=guest.before_fork, after_in_child=guest.after_fork)
-
-
-def _is_multiprocessing_child() -> bool:
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
+    os.register_at_fork(
+        before=guest.before_fork,
+        after_in_parent=guest.after_fork_in_parent,
+        after_in_child=guest.after_fork_in_child,
+    )
 
 
 class Guest:
-    """One training process as seen from inside. Dormant until the first sign of training."""
+    """One training process as seen from inside. Dormant until the first sign of training.
 
-    def __init__(self, run_folder: Path, torch: Any) -> None:
+    `waiting`, `saving` and `changing_mode` hold the threads that are inside a loader's wait, a
+    checkpoint or a change of mode, so that only the outermost call is recorded.
+    """
+
+    def __init__(self, run_folder: Path, torch: Any, version: str) -> None:
         self.run_folder = run_folder
         self.torch = torch
-        self.version = os.environ.get("BOUNDSCOPE_VERSION", "")
-        self.sites = SiteBook()
+        self.version = version
         self._early_gaps: list[Gap] = []
         self._reset()
 
@@ -83,96 +87,51 @@ class Guest:
         self.windows: Windows | None = None
         self.stacks: StackSampler | None = None
         self.garbage: GarbagePauses | None = None
+        self.sites = SiteBook()
         self.ticker = StepTicker()
         self.optimizer_steps = 0
-        self._loader_worker: bool | None = None
+        self.waiting: set[int] = set()
+        self.saving: set[int] = set()
+        self.changing_mode: set[int] = set()
+        self._stays_out: bool | None = None
+        self._foreign_profiler = False
+        self._loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._described: set[int] = set()
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._optimizer_start = 0
-        self._optimizer_depth = 0
-        self._in_mode_change = False
-        self._in_save = False
-        self._evaluating = 0
+        self._optimizer_count = 0
+        self._stepping: dict[int, tuple[int, int]] = {}
+        self._evaluating: dict[int, tuple[int, int]] = {}
 
     # -- life ---------------------------------------------------------------------------------
-
-    def supported(self) -> bool:
-        """Whether this torch is new enough; writes a gap when it is not."""
-        version = str(getattr(self.torch, "__version__", "0"))
-        release = version.partition("+")[0].split(".")
-        numbers = tuple(int(part) for part in release[:2] if part.isdigit())
-        if numbers >= OLDEST_TORCH:
-            return True
-        oldest = ".".join(str(number) for number in OLDEST_TORCH)
-        self._write_process_file(
-            f"torch {version} is older than {oldest}, the oldest supported version"
-        )
-        return False
-
-    def announce(self) -> None:
-        """Leave a note that this process imported torch, even if it never trains.
-
-        Children of multiprocessing (loader workers among them) are announced when they train.
-        """
-        if not _is_multiprocessing_child():
-            self._write_process_file("")
-
-    def _write_process_file(self, unsupported: str) -> None:
-        clock = Clock()
-        folder = self.run_folder / f"node-{os.uname().nodename}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"process-{os.getpid()}.jsonl"
-        writer = RecordWriter(path, "process", clock, version=self.version)
-        writer.write(self._process_record())
-        if unsupported:
-            effect = "no steps, input waits or torch-profiler windows of this process"
-            writer.write(Gap(clock.now_ns(), "inside", "not-supported", unsupported, effect))
-        writer.abandon()
-
-    def _process_record(self) -> Process:
-        torch = self.torch
-        facts = {"executable": sys.executable}
-        if hasattr(torch, "get_num_threads"):
-            facts["threads"] = str(torch.get_num_threads())
-        cuda = getattr(torch, "cuda", None)
-        if cuda is not None and cuda.is_initialized():
-            for index in range(cuda.device_count()):
-                facts[f"device.{index}"] = str(cuda.get_device_name(index))
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            facts["backend"] = str(distributed.get_backend())
-        return Process(
-            pid=os.getpid(),
-            parent_pid=os.getppid(),
-            python=sys.version.split()[0],
-            torch=str(getattr(torch, "__version__", "unknown")),
-            argv=[str(argument) for argument in sys.argv],
-            facts=facts,
-        )
 
     def _active(self) -> Recorder | None:
         """The recorder, made at the first sign of training; None in a loader worker."""
         if self.recorder is not None:
             return self.recorder
-        if self._loader_worker is None:
-            self._loader_worker = self.torch.utils.data.get_worker_info() is not None
-        if self._loader_worker:
+        if self._stays_out is None:
+            self._stays_out = self.torch.utils.data.get_worker_info() is not None
+        if self._stays_out:
             return None
-        return self._activate()
+        self._stays_out = True  # unless all of this works
+        recorder = self._activate()
+        self._stays_out = False
+        return recorder
 
     def _activate(self) -> Recorder:
         recorder = Recorder(self.run_folder, self.version)
         recorder.training_thread = threading.get_ident()
-        self.recorder = recorder
-        recorder.record(self._process_record())
+        recorder.record(process_record(self.torch))
         for gap in self._early_gaps:
             recorder.record(gap)
         self.windows = Windows(self.torch, recorder)
+        self.windows.foreign = self._foreign_profiler
         self.stacks = StackSampler(recorder)
-        self.garbage = GarbagePauses(recorder)
         DeviceMemory(self.torch, recorder)
         recorder.start()
+        self.garbage = GarbagePauses(recorder)
+        self.recorder = recorder
         atexit.register(self.close)
-        if _is_multiprocessing_child():
+        if is_multiprocessing_child():
             # Such children leave through os._exit and run only multiprocessing's own finalizers.
             from multiprocessing.util import Finalize
 
@@ -181,21 +140,20 @@ class Guest:
 
     def close(self) -> None:
         """Write out everything; at the end of the process."""
-        try:
-            if self.windows is not None:
-                self.windows.close()
-            if self.stacks is not None:
-                self.stacks.close()
-            if self.garbage is not None:
-                self.garbage.remove()
-            if self.recorder is not None:
-                self.recorder.close()
-        except Exception:
-            self.disable("close")
+        for part in (self.windows, self.stacks, self.garbage, self.recorder):
+            try:
+                if part is not None:
+                    part.close()
+            except Exception:
+                self.failed(type(part).__name__)
 
     def disable(self, name: str) -> None:
         """Replace a failed method by one that does nothing, and record why."""
         setattr(self, name, lambda *_: None)
+        self.failed(name)
+
+    def failed(self, name: str) -> None:
+        """Record that the part called `name` stopped because of the exception being handled."""
         try:
             effect = f"{name} is no longer recorded"
             gap = Gap(time.time_ns(), "inside", "crashed", traceback.format_exc(limit=6), effect)
@@ -208,111 +166,124 @@ class Guest:
 
     @guarded
     def before_fork(self) -> None:
-        """A fork must not copy an open profiler window into the child."""
-        if self.windows is not None and self.windows.active:
-            self.windows.stop(truncated=True)
+        """A fork must copy neither an open profiler window nor a lock that our thread holds."""
+        if self.windows is not None:
+            self.windows.hold()
+        if self.recorder is not None:
+            self.recorder.hold()
 
-    def after_fork(self) -> None:
-        """In the child: forget the parent's recorder; the child may turn out to be a rank."""
+    @guarded
+    def after_fork_in_parent(self) -> None:
+        """Let our thread go on."""
+        if self.recorder is not None:
+            self.recorder.release()
+        if self.windows is not None:
+            self.windows.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's recorder; the child may turn out to be a rank."""
         try:
             if self.garbage is not None:
-                self.garbage.remove()
+                self.garbage.close()
             if self.recorder is not None:
                 self.recorder.abandon()
             atexit.unregister(self.close)
+            self._reset()
         except Exception:
-            self._loader_worker = True
-            return
-        self._reset()
+            self.recorder, self._stays_out = None, True
 
     # -- what the patches report --------------------------------------------------------------
 
     @guarded
-    def loader_started(self, start: int) -> int:
-        """A loader's iterator was made (its workers started); returns the loader's index."""
+    def loader_started(self, loader: Any, iterator: Any, start: int) -> None:
+        """A loader's iterator was made (its workers started)."""
         recorder = self._active()
         if recorder is None:
-            return 0
+            return
         end = time.monotonic_ns()
         index, site = self.sites.site("loader", depth=4)
         if site is not None:
             recorder.record(site)
+        self._loaders[iterator] = index
         recorder.span(SpanKind.LOADER_START, start, end, index)
-        return index
+        if index not in self._described:
+            self._described.add(index)
+            self._describe_loader(index, loader)
 
     @guarded
-    def loader_facts(self, index: int, facts: dict[str, str]) -> None:
-        """The settings of loader `index`, once."""
-        recorder = self._active()
-        if recorder is not None:
-            recorder.record(Site(what="loader-facts", index=index, facts=facts))
+    def _describe_loader(self, index: int, loader: Any) -> None:
+        assert self.recorder is not None
+        self.recorder.record(Site("loader-facts", index, facts=loader_facts(loader)))
 
     @guarded
-    def loader_waited(self, index: int, start: int, cpu_start: int) -> None:
+    def loader_waited(self, iterator: Any, start: int, cpu_start: int) -> None:
         """The loop got a batch; `cpu_start` is the thread's CPU time when it asked."""
         recorder = self._active()
         if recorder is None:
             return
         evaluating = not self.torch.is_grad_enabled()
         kind = SpanKind.EVAL_LOADER if evaluating else SpanKind.LOADER
+        index = self._loaders.get(iterator, 0)
         cpu = time.thread_time_ns() - cpu_start
         recorder.span(kind, start, time.monotonic_ns(), index)
         recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
         if not evaluating or not self.optimizer_steps:
-            self._ticked(self.ticker.batch())
+            self._ticked(self.ticker.batch(index))
 
     @guarded
-    def loader_ended(self, index: int, start: int) -> None:
+    def loader_ended(self, iterator: Any, start: int) -> None:
         """The loop asked for a batch and there was none left."""
         recorder = self._active()
         if recorder is not None:
+            index = self._loaders.get(iterator, 0)
             recorder.span(SpanKind.LOADER_END, start, time.monotonic_ns(), index)
 
     @guarded
-    def optimizer_begins(self) -> None:
-        """An optimizer's step starts; one inside another's (a wrapper) is not a step."""
-        self._optimizer_depth += 1
-        if self._optimizer_depth == 1:
-            self._optimizer_start = time.monotonic_ns()
+    def optimizer_begins(self, optimizer: Any) -> None:
+        """An optimizer's step starts; one inside another's (a wrapper) is not a step.
+
+        The same optimizer cannot be inside itself: its last step ended by an exception.
+        """
+        thread = threading.get_ident()
+        outer = self._stepping.get(thread)
+        if outer is None or outer[0] == id(optimizer):
+            self._stepping[thread] = (id(optimizer), time.monotonic_ns())
 
     @guarded
     def optimizer_stepped(self, optimizer: Any) -> None:
         """An optimizer's step ended."""
-        self._optimizer_depth -= 1
-        if self._optimizer_depth > 0:
+        now, thread = time.monotonic_ns(), threading.get_ident()
+        outer = self._stepping.get(thread)
+        if outer is not None and outer[0] != id(optimizer):
             return
-        self._optimizer_depth = 0
-        now = time.monotonic_ns()
-        recorder = self._active()
-        if recorder is None:
-            return
-        index = self._optimizer_index(optimizer)
-        recorder.span(SpanKind.OPTIMIZER, self._optimizer_start or now, now, index)
-        self.optimizer_steps += 1
-        self._ticked(self.ticker.optimizer(index))
-
-    def _optimizer_index(self, optimizer: Any) -> int:
-        index = self._optimizers.get(optimizer)
-        if index is None:
-            index = len(self._optimizers)
-            self._optimizers[optimizer] = index
-            assert self.recorder is not None
-            self.recorder.training_thread = threading.get_ident()
-            file, line, function = self.sites.locate(4)
-            facts = {"class": type(optimizer).__name__}
-            self.recorder.record(Site("optimizer", index, file, line, function, facts))
-        return index
+        self._stepping.pop(thread, None)
+        self._optimizer_done(SpanKind.OPTIMIZER, optimizer, now if outer is None else outer[1], now)
 
     @guarded
     def scaler_stepped(self, optimizer: Any, start: int, steps_before: int) -> None:
         """A GradScaler's step returned; when its optimizer did not step, it was skipped."""
+        if self.optimizer_steps == steps_before:
+            self._optimizer_done(SpanKind.SKIPPED, optimizer, start, time.monotonic_ns())
+
+    def _optimizer_done(self, kind: str, optimizer: Any, start: int, end: int) -> None:
         recorder = self._active()
-        if recorder is None or self.optimizer_steps != steps_before:
+        if recorder is None:
             return
-        index = self._optimizer_index(optimizer)
-        recorder.span(SpanKind.SKIPPED, start, time.monotonic_ns(), index)
+        index = self._optimizers.get(optimizer)
+        if index is None:
+            index = self._new_optimizer(recorder, optimizer)
+        recorder.span(kind, start, end, index)
         self.optimizer_steps += 1
         self._ticked(self.ticker.optimizer(index))
+
+    def _new_optimizer(self, recorder: Recorder, optimizer: Any) -> int:
+        index = self._optimizers[optimizer] = self._optimizer_count
+        self._optimizer_count += 1
+        recorder.training_thread = threading.get_ident()
+        file, line, function = self.sites.locate(5)
+        facts = {"class": type(optimizer).__name__}
+        recorder.record(Site("optimizer", index, file, line, function, facts))
+        return index
 
     @guarded
     def user_step(self) -> None:
@@ -324,34 +295,33 @@ class Guest:
             self._ticked(self.ticker.user())
 
     def _ticked(self, ticked: bool) -> None:
-        if ticked and self.windows is not None:
-            self.windows.tick(self.ticker.count)
+        if not ticked or self.recorder is None or self.windows is None:
+            return
+        if threading.get_ident() != self.recorder.training_thread:
+            return
+        self.windows.tick(self.ticker.count)
+        if self.ticker.count == FACTS_AT_STEP:
+            self.recorder.record(process_record(self.torch, trained=True))
 
     @guarded
     def backward_begins(self) -> None:
-        """A backward pass starts."""
+        """A backward pass starts: whatever was in `eval()` so far takes part in the training."""
+        if self._evaluating:
+            self._evaluating.clear()
         if self.windows is not None:
             self.windows.boundary()
 
     @guarded
     def backward_ran(self, start: int) -> None:
         """A backward pass ended."""
-        if self.recorder is not None:
-            self.recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
+        recorder = self._active()
+        if recorder is not None:
+            recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
+            self._ticked(self.ticker.backward())
 
     @guarded
-    def saving_begins(self) -> bool:
-        """A checkpoint is being written; False inside another one."""
-        outermost = not self._in_save
-        self._in_save = True
-        return outermost
-
-    @guarded
-    def saved(self, outermost: bool, start: int) -> None:
+    def saved(self, start: int) -> None:
         """A checkpoint was written."""
-        if not outermost:
-            return
-        self._in_save = False
         recorder = self.recorder
         if recorder is None:
             return
@@ -361,33 +331,33 @@ class Guest:
         recorder.span(SpanKind.SAVE, start, time.monotonic_ns(), index)
 
     @guarded
-    def mode_changes(self) -> bool:
-        """`Module.train` was called; True for the outermost module of the call."""
-        outermost = not self._in_mode_change
-        self._in_mode_change = True
-        return outermost
-
-    @guarded
     def mode_changed(self, module: Any, training: bool) -> None:
-        """The outermost module went to train or eval mode; a module already in it is no news."""
-        self._in_mode_change = False
+        """A module went to train or eval mode; the way there and back is one span."""
         recorder = self.recorder
         if recorder is None:
             return
         now = time.monotonic_ns()
         if training:
-            same = self._evaluating == id(module)
-            self._evaluating = 0
-            recorder.span(SpanKind.TRAIN_MODE, now, now, int(same))
-            return
-        self._evaluating = id(module)
-        index, site = self.sites.site("eval", depth=4)
-        if site is not None:
-            recorder.record(site)
-        recorder.span(SpanKind.EVAL_MODE, now, now, index)
+            start, index = self._evaluating.pop(id(module), (0, 0))
+            if start:
+                recorder.span(SpanKind.EVAL_MODE, start, now, index)
+        elif id(module) not in self._evaluating:
+            index, site = self.sites.site("eval", depth=4)
+            if site is not None:
+                recorder.record(site)
+            self._evaluating[id(module)] = (now, index)
 
     @guarded
-    def foreign_profiler(self) -> None:
-        """The script starts a profiler of its own: ours gives way."""
-        if self.windows is not None and self.windows.active:
-            self.windows.stop(truncated=True)
+    def profiler_begins(self) -> None:
+        """A profiler is prepared or enabled: when it is the script's own, ours gives way."""
+        if self.windows is None:
+            self._foreign_profiler = True
+        else:
+            self.windows.profiler_begins()
+
+    @guarded
+    def profiler_ended(self) -> None:
+        """A profiler was disabled."""
+        self._foreign_profiler = False
+        if self.windows is not None:
+            self.windows.profiler_ended()

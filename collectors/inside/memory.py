@@ -22,8 +22,9 @@ class DeviceMemory:
 
     def sample(self) -> None:
         """Record one reading for each device that has allocated anything."""
+        # `is_available` would start the driver, and a forked child could then not use the device.
         cuda = self._torch.cuda
-        if time.monotonic() < self._due or not cuda.is_available() or not cuda.is_initialized():
+        if time.monotonic() < self._due or not cuda.is_initialized():
             return
         self._due = time.monotonic() + PERIOD_S
         for device in range(cuda.device_count()):

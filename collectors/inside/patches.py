@@ -1,7 +1,8 @@
 """Every change to somebody else's code, in this one file.
 
 All wrappers call the original with the same arguments, return its result and let its exceptions
-pass; frames of ours are cut from a traceback that reaches the default excepthook.
+pass; frames of ours are cut from a traceback that reaches the default excepthook. What dynamo may
+trace steps aside while it compiles, so that no graph is cut in two.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import functools
 import importlib.abc
 import os
 import sys
+import threading
 import time
 import types
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
     from .guest import Guest
+
+GUEST_ATTRIBUTE = "_boundscope_guest"
+"""Where `boundscope.step()` finds the guest: an attribute of the torch module."""
 
 CHECKPOINT_FUNCTIONS = {
     "safetensors.torch": ("save_file", "save_model"),
@@ -30,22 +34,32 @@ CHECKPOINT_FUNCTIONS = {
 
 def install(torch: Any, guest: Guest) -> None:
     """Put every patch in place; one that does not fit this torch is left out and named."""
+    setattr(torch, GUEST_ATTRIBUTE, guest)
     for patch in (_optimizers, _loaders, _backward, _saves, _modes, _scaler, _foreign_profiler):
         try:
             patch(torch, guest)
         except Exception:
-            guest.disable(patch.__name__)
+            guest.failed(patch.__name__.strip("_"))
     _peel_tracebacks()
 
 
-def _optimizers(_torch: Any, guest: Guest) -> None:
-    module = sys.modules["torch.optim.optimizer"]  # torch.optim deletes the attribute
+def _compiling(torch: Any) -> Callable[[], bool]:
+    """What tells that dynamo traces the caller; dynamo itself takes it as the constant True."""
+    function: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+    return function
 
-    def before(_optimizer: Any, _args: Any, _kwargs: Any) -> None:
-        guest.optimizer_begins()
+
+def _optimizers(torch: Any, guest: Guest) -> None:
+    module = sys.modules["torch.optim.optimizer"]  # torch.optim deletes the attribute
+    compiling = _compiling(torch)
+
+    def before(optimizer: Any, _args: Any, _kwargs: Any) -> None:
+        if not compiling():
+            guest.optimizer_begins(optimizer)
 
     def after(optimizer: Any, _args: Any, _kwargs: Any) -> None:
-        guest.optimizer_stepped(optimizer)
+        if not compiling():
+            guest.optimizer_stepped(optimizer)
 
     hooks: Any = module
     hooks.register_optimizer_step_pre_hook(before)
@@ -58,54 +72,33 @@ def _loaders(torch: Any, guest: Guest) -> None:
     loader_class = torch.utils.data.DataLoader
     next_batch = iterator_class.__next__
     make_iterator = loader_class.__iter__
-    indices: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-    described: set[int] = set()
 
     @functools.wraps(next_batch)
     def __next__(self: Any) -> Any:
+        thread, waiting = threading.get_ident(), guest.waiting
+        if thread in waiting:  # a loader inside a dataset: a part of the outer one's wait
+            return next_batch(self)
+        waiting.add(thread)
         start, cpu_start = time.monotonic_ns(), time.thread_time_ns()
         try:
             batch = next_batch(self)
         except StopIteration:
-            guest.loader_ended(indices.get(self, 0), start)
+            guest.loader_ended(self, start)
             raise
-        guest.loader_waited(indices.get(self, 0), start, cpu_start)
+        finally:
+            waiting.discard(thread)
+        guest.loader_waited(self, start, cpu_start)
         return batch
 
     @functools.wraps(make_iterator)
     def __iter__(self: Any) -> Any:
         start = time.monotonic_ns()
         iterator = make_iterator(self)
-        index = guest.loader_started(start) or 0
-        try:
-            indices[iterator] = index
-            if index not in described:
-                described.add(index)
-                guest.loader_facts(index, _loader_facts(self))
-        except Exception:
-            guest.disable("loader_facts")
+        guest.loader_started(self, iterator, start)
         return iterator
 
     iterator_class.__next__ = __next__
     loader_class.__iter__ = __iter__
-
-
-def _loader_facts(loader: Any) -> dict[str, str]:
-    dataset = loader.dataset
-    fetch = getattr(type(dataset), "__getitem__", None) or getattr(type(dataset), "__iter__", None)
-    code = getattr(fetch, "__code__", None)
-    facts = {
-        "num_workers": str(loader.num_workers),
-        "batch_size": str(loader.batch_size),
-        "pin_memory": str(bool(loader.pin_memory)),
-        "persistent_workers": str(bool(loader.persistent_workers)),
-        "prefetch_factor": str(loader.prefetch_factor),
-        "dataset": type(dataset).__name__,
-    }
-    if code is not None:
-        facts["fetch_file"] = code.co_filename
-        facts["fetch_line"] = str(code.co_firstlineno)
-    return facts
 
 
 def _backward(torch: Any, guest: Guest) -> None:
@@ -121,26 +114,33 @@ def _backward(torch: Any, guest: Guest) -> None:
 
         return wrapper
 
-    torch.autograd.backward = timed(torch.autograd.backward)
-    torch.autograd.grad = timed(torch.autograd.grad)
+    # What both public functions call: dynamo knows those two by identity. Torch 2.2 lacks it.
+    lacking = not hasattr(torch.autograd, "_engine_run_backward")
+    for name in ("backward", "grad") if lacking else ("_engine_run_backward",):
+        setattr(torch.autograd, name, timed(getattr(torch.autograd, name)))
 
 
 def _saving(original: Callable[..., Any], guest: Guest) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        outermost = bool(guest.saving_begins())
+        thread, saving = threading.get_ident(), guest.saving
+        if thread in saving:
+            return original(*args, **kwargs)
+        saving.add(thread)
         start = time.monotonic_ns()
         try:
             return original(*args, **kwargs)
         finally:
-            guest.saved(outermost, start)
+            saving.discard(thread)
+            guest.saved(start)
 
     return wrapper
 
 
 def _saves(torch: Any, guest: Guest) -> None:
     torch.save = torch.serialization.save = _saving(torch.save, guest)
-    os.fsync = _saving(os.fsync, guest)
+    # In both places where it is found, so that it still pickles by its name.
+    os.fsync = sys.modules[os.name].fsync = _saving(os.fsync, guest)
     sys.meta_path.insert(0, _CheckpointWatcher(guest))
 
 
@@ -149,7 +149,6 @@ class _CheckpointWatcher(importlib.abc.MetaPathFinder):
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        self._waiting = dict(CHECKPOINT_FUNCTIONS)
 
     def find_spec(
         self,
@@ -158,7 +157,7 @@ class _CheckpointWatcher(importlib.abc.MetaPathFinder):
         target: types.ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Find the module as the other finders do, and patch it once it is loaded."""
-        functions = self._waiting.pop(name, None)
+        functions = CHECKPOINT_FUNCTIONS.get(name)
         if functions is None:
             return None
         for finder in list(sys.meta_path):
@@ -172,7 +171,9 @@ class _CheckpointWatcher(importlib.abc.MetaPathFinder):
 
     def _patch_after_loading(self, spec: ModuleSpec, functions: tuple[str, ...]) -> None:
         loader: Any = spec.loader
-        execute = loader.exec_module
+        execute = getattr(loader, "exec_module", None)
+        if execute is None:
+            return
 
         def exec_module(module: types.ModuleType) -> None:
             execute(module)
@@ -187,21 +188,28 @@ class _CheckpointWatcher(importlib.abc.MetaPathFinder):
 def _modes(torch: Any, guest: Guest) -> None:
     module_class = torch.nn.Module
     train = module_class.train
+    compiling = _compiling(torch)
 
     @functools.wraps(train)
     def wrapper(self: Any, mode: bool = True) -> Any:
-        outermost = guest.mode_changes()
+        if compiling():
+            return train(self, mode)
+        thread, changing = threading.get_ident(), guest.changing_mode
+        if thread in changing:  # a part of the module whose mode changes
+            return train(self, mode)
+        changing.add(thread)
         try:
             return train(self, mode)
         finally:
-            if outermost:
-                guest.mode_changed(self, mode)
+            changing.discard(thread)
+            guest.mode_changed(self, mode)
 
     module_class.train = wrapper
 
 
 def _scaler(torch: Any, guest: Guest) -> None:
-    scaler_class = torch.amp.GradScaler
+    # Torch 2.2 has it for CUDA only.
+    scaler_class = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
     step = scaler_class.step
 
     @functools.wraps(step)
@@ -215,15 +223,30 @@ def _scaler(torch: Any, guest: Guest) -> None:
 
 
 def _foreign_profiler(torch: Any, guest: Guest) -> None:
+    """Tell the guest when a profiler that is not ours is prepared, enabled and disabled."""
     profiler = torch.autograd.profiler
-    prepare = profiler._prepare_profiler
 
-    @functools.wraps(prepare)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        guest.foreign_profiler()
-        return prepare(*args, **kwargs)
+    def before(name: str) -> None:
+        original = getattr(profiler, name)
 
-    profiler._prepare_profiler = wrapper
+        @functools.wraps(original)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            guest.profiler_begins()
+            return original(*args, **kwargs)
+
+        setattr(profiler, name, wrapper)
+
+    before("_prepare_profiler")
+    before("_enable_profiler")
+    disable = profiler._disable_profiler
+
+    @functools.wraps(disable)
+    def disabled(*args: Any, **kwargs: Any) -> Any:
+        result = disable(*args, **kwargs)
+        guest.profiler_ended()
+        return result
+
+    profiler._disable_profiler = disabled
 
 
 def _peel_tracebacks() -> None:
@@ -247,6 +270,9 @@ def _peel_error(error: BaseException | None, seen: set[int]) -> None:
         seen.add(id(error))
         error.__traceback__ = _peel(error.__traceback__)
         _peel_error(error.__cause__, seen)
+        for member in getattr(error, "exceptions", ()):  # of an ExceptionGroup
+            if isinstance(member, BaseException):
+                _peel_error(member, seen)
         error = error.__context__
 
 

@@ -17,8 +17,20 @@ from ..writer import Clock, RecordWriter
 FLUSH_PERIOD_S = 0.4
 """At most this much is lost when the process is killed; the promise is one second."""
 
-MAX_BUFFERED_SPANS = 200_000
-"""Beyond this many spans unwritten (a stuck disk), new ones are dropped and counted."""
+MAX_BUFFERED_SPANS = 100_000
+"""Beyond this many spans unwritten (a disk that hangs) the oldest are dropped: 20 MB are enough."""
+
+RANK_VARIABLES = (
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+"""Rank and size as schedulers tell them; torch's own RANK and WORLD_SIZE go before."""
+
+JOIN_S = 2.0
+"""How long the end of the process waits for a last flush or trace; a hung disk must not hold it."""
+
+HOLD_S = 1.0
+"""How long a fork waits for the flushing thread to let go of its locks."""
 
 Span = tuple[str, int, int, int, int]
 """Kind, start (monotonic ns), duration ns, detail, thread ident."""
@@ -31,8 +43,9 @@ def process_rank() -> tuple[int, int | None, int | None]:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         rank, world = distributed.get_rank(), distributed.get_world_size()
-    if rank is None:
-        rank, world = _environment_int("SLURM_PROCID"), _environment_int("SLURM_NTASKS")
+    for names in RANK_VARIABLES:
+        if rank is None:
+            rank, world = _environment_int(names[0]), _environment_int(names[1])
     return (0 if rank is None else rank), local, world
 
 
@@ -54,10 +67,9 @@ class Recorder:
         self.version = version
         self.run_folder = run_folder
         self.folder: Path | None = None
-        self.spans: deque[Span] = deque()
+        self.spans: deque[Span] = deque(maxlen=MAX_BUFFERED_SPANS)
         self.records: deque[Record] = deque()
         self.every_flush: list[Callable[[], None]] = []
-        self.dropped = 0
         self.training_thread = 0
         self.short_sleep = False
         self._writer: RecordWriter | None = None
@@ -66,6 +78,7 @@ class Recorder:
         self._wake = threading.Event()
         self._stopping = False
         self._flush_lock = threading.Lock()
+        self._held = False
         self._thread = threading.Thread(target=self._run, name="boundscope", daemon=True)
 
     def start(self) -> None:
@@ -97,15 +110,15 @@ class Recorder:
         while not self._stopping:
             self._wake.wait(0.01 if self.short_sleep else max(0.0, due - time.monotonic()))
             self._wake.clear()
+            if time.monotonic() >= due:
+                self.flush()
+                due = time.monotonic() + FLUSH_PERIOD_S
             for callback in list(self.every_flush):
                 try:
                     callback()
                 except Exception:
                     self.every_flush.remove(callback)
                     self.crashed("inside", "a part of the inside collectors stopped")
-            if time.monotonic() >= due:
-                self.flush()
-                due = time.monotonic() + FLUSH_PERIOD_S
 
     def flush(self) -> None:
         """Write what is buffered; on a full or vanished disk, stop writing for good."""
@@ -118,6 +131,11 @@ class Recorder:
                 self._write_out()
             except Exception:
                 self._broken = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is recorded still reaches the disk."""
+        return not self._broken
 
     def _write_out(self) -> None:
         batch: list[Record] = []
@@ -157,7 +175,9 @@ class Recorder:
         count = len(self.spans)
         if not count:
             return None
-        taken = [self.spans.popleft() for _ in range(min(count, MAX_BUFFERED_SPANS))]
+        if count == MAX_BUFFERED_SPANS:
+            self.gap("inside", "crashed", "the disk hung", f"at most {count} spans were kept")
+        taken = [self.spans.popleft() for _ in range(count)]
         base = taken[0][1]
         main = self.training_thread
         foreign = any(span[4] != main for span in taken)
@@ -174,10 +194,28 @@ class Recorder:
         """Write the rest and the closing line; safe to call twice."""
         self._stopping = True
         self._wake.set()
-        self.flush()
-        if self._writer is not None and not self._broken:
-            self._writer.close()
+        if self._thread is not threading.current_thread():
+            self._thread.join(JOIN_S)
+        if not self._flush_lock.acquire(timeout=JOIN_S):
+            return
+        try:
+            if not self._broken:
+                self._write_out()
+                if self._writer is not None:
+                    self._writer.close()
+        finally:
             self._broken = True
+            self._flush_lock.release()
+
+    def hold(self) -> None:
+        """Before a fork: no flush from here on, so that the child inherits no lock of ours."""
+        self._held = self._flush_lock.acquire(timeout=HOLD_S)
+
+    def release(self) -> None:
+        """After the fork, in the parent."""
+        if self._held:
+            self._held = False
+            self._flush_lock.release()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's file without writing to it."""

@@ -12,11 +12,10 @@ import time
 from collections import Counter
 from types import FrameType
 
-from ..records import Frame, Gap, Stack, Stacks
+from ..records import STACKS_MARKER, Frame, Gap, Stack, Stacks
 from ..writer import RecordWriter
-from .recorder import Recorder
+from .recorder import JOIN_S, Recorder
 
-MARKER = "want-stacks"
 PERIOD_S = 0.1
 MAX_DEPTH = 80
 WRITE_EVERY_S = 1.0
@@ -31,13 +30,14 @@ class StackSampler:
         self._stacks: dict[tuple[int, ...], int] = {}
         self._new: list[Frame | Stack] = []
         self._writer: RecordWriter | None = None
+        self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         recorder.every_flush.append(self.look)
 
     def look(self) -> None:
         """Start sampling when the marker is there."""
         folder = self._recorder.folder
-        if folder is None or self._writer is not None or not (folder / MARKER).exists():
+        if folder is None or self._writer is not None or not (folder / STACKS_MARKER).exists():
             return
         self._writer = RecordWriter(folder / "stacks.jsonl", "stacks", self._recorder.clock)
         self._writer.write(
@@ -49,7 +49,8 @@ class StackSampler:
                 "stacks are sampled from inside, ten times a second, loader workers not at all",
             )
         )
-        threading.Thread(target=self._run, name="boundscope-stacks", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="boundscope-stacks", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         assert self._writer is not None
@@ -65,6 +66,8 @@ class StackSampler:
                     end = self._recorder.clock.now_ns()
                     self._write(counts, start, end)
                     counts, start, written = Counter(), end, time.monotonic()
+            self._write(counts, start, self._recorder.clock.now_ns())
+            self._writer.close()
         except Exception:
             self._recorder.crashed("stacks", "no stack samples from here on")
 
@@ -101,5 +104,7 @@ class StackSampler:
         self._writer.write(*new, stacks)
 
     def close(self) -> None:
-        """Stop sampling."""
+        """Stop sampling and write out what is left."""
         self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(JOIN_S)

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..records import SpanKind, Window
-from .recorder import Recorder
+from ..records import TRACE_MARKER, SpanKind, Window
+from .recorder import HOLD_S, Recorder
 
 WARM_STEPS = 5
 WARM_S = 0.5
@@ -38,8 +38,6 @@ the ranks of a job, which step together, record the same steps."""
 
 MAX_WINDOW_S = 30.0
 EVENT_MARK = b'"ph": "X"'
-MARKER = "want-trace"
-"""A file of this name in the rank folder asks for a window; it is removed when one starts."""
 
 
 class Windows:
@@ -65,7 +63,10 @@ class Windows:
         self._start_ns = self._end_by = self._first_step = self._target_step = 0
         self._start_cost = self._stop_cost = 0
         self._step = 0
-        self._truncated = False
+        self._own_call = 0
+        self._held = False
+        self._failed = False
+        self.foreign = False
         recorder.every_flush.append(self.watch)
 
     @property
@@ -86,16 +87,44 @@ class Windows:
                 self.stop(truncated=False)
             else:
                 self._annotate(step)
-        elif self._due(step, now):
+            return
+        self._end_annotation()  # of a window that was ended from outside this thread
+        if self._due(step, now) and self._free():
             self._plan_and_start(step)
 
     def boundary(self) -> None:
         """A backward pass begins: where partial windows of heavy steps may start."""
-        if self._profile is None and self._want_at == "backward" and self._wanted:
+        if self._want_at == "backward" and self._wanted and self._profile is None and self._free():
             self._plan_and_start(self._step)
 
+    def profiler_begins(self) -> None:
+        """A profiler is prepared or enabled: ours gives way to one of the script's own."""
+        if self._own_call != threading.get_ident():
+            self.foreign = True
+            self.stop(truncated=True)
+
+    def profiler_ended(self) -> None:
+        """A profiler was disabled; the script's own may be prepared again at any time."""
+        if self._own_call != threading.get_ident():
+            self.foreign = False
+
+    def hold(self) -> None:
+        """Before a fork: end the window, and wait for a trace that is being written."""
+        self.stop(truncated=True)
+        self._held = self._lock.acquire(timeout=HOLD_S)
+
+    def release(self) -> None:
+        """After the fork, in the parent."""
+        if self._held:
+            self._held = False
+            self._lock.release()
+
+    def _free(self) -> bool:
+        """Whether no other profiler runs; Kineto has room for one."""
+        return not self.foreign and not self._torch.autograd._profiler_enabled()
+
     def _due(self, step: int, now: int) -> bool:
-        if self._pending is not None or not self._first_tick:
+        if self._pending is not None or self._failed or not self._recorder.writes:
             return False
         if self._step_ns < ALIGN_BELOW_S * 1e9 and step % ALIGNED_STEPS:
             return False
@@ -126,25 +155,23 @@ class Windows:
         self._start(seconds)
 
     def _start(self, seconds: float) -> None:
-        profiler = self._torch.autograd.profiler
-        if self._torch.autograd._profiler_enabled():
-            return
         begin = time.monotonic_ns()
         level = os.environ.get("KINETO_LOG_LEVEL")
         if level is None:
             # Kineto of torch 2.13 prints "USDT: ... profiler_start" on the user's stderr.
             os.environ["KINETO_LOG_LEVEL"] = "6"
+        self._own_call = threading.get_ident()
         try:
-            profile = self._make_profile(profiler)
+            profile = self._make_profile(self._torch.autograd.profiler)
             profile.__enter__()
         finally:
+            self._own_call = 0
             if level is None:
                 os.environ.pop("KINETO_LOG_LEVEL", None)
-        self._profile = profile
-        self._truncated = False
         self._start_ns = time.monotonic_ns()
         self._start_cost = self._start_ns - begin
         self._end_by = self._start_ns + int(seconds * 1e9)
+        self._profile = profile  # the watching thread looks at it: last
         self._recorder.span(SpanKind.PROFILER, begin, self._start_ns, self._index)
         self._annotate(self._first_step)
         self._recorder.short_sleep = True
@@ -152,8 +179,7 @@ class Windows:
 
     def _make_profile(self, profiler: Any) -> Any:
         options: dict[str, Any] = {"use_kineto": True, "record_shapes": True}
-        cuda = self._torch.cuda
-        if cuda.is_available() and cuda.is_initialized():
+        if self._torch.cuda.is_initialized():
             options["use_device"] = "cuda"
         experimental = self._torch._C._profiler._ExperimentalConfig
         for settings in (
@@ -186,9 +212,13 @@ class Windows:
             if profile is None:
                 return
             begin = time.monotonic_ns()
-            if not truncated:
+            if threading.get_ident() == self._recorder.training_thread:
                 self._end_annotation()
-            profile.__exit__(None, None, None)
+            self._own_call = threading.get_ident()
+            try:
+                self._stop_profile(profile)
+            finally:
+                self._own_call = 0
             end = time.monotonic_ns()
             self._stop_cost = end - begin
             self._recorder.spans.append(
@@ -211,6 +241,11 @@ class Windows:
             self._pending = (profile, window)
         self._recorder.wake()
 
+    @staticmethod
+    def _stop_profile(profile: Any) -> None:
+        profile.use_device = None  # torch would wait for the device, from the watching thread too
+        profile.__exit__(None, None, None)
+
     def watch(self) -> None:
         """In the recorder's thread: end an overlong window, export an ended one, read requests."""
         if self._profile is not None and time.monotonic_ns() >= self._end_by:
@@ -219,7 +254,7 @@ class Windows:
             self.export()
         folder = self._recorder.folder
         if folder is not None and self._probed and not self._wanted:
-            marker = folder / MARKER
+            marker = folder / TRACE_MARKER
             if marker.exists():
                 marker.unlink()
                 self._wanted = ["signal"]
@@ -239,7 +274,11 @@ class Windows:
                 return
             begin = time.monotonic_ns()
             path = folder / f"trace-{window.index}.json"
-            events = self._write(profile, path)
+            try:
+                events = self._write(profile, path)
+            except BaseException:
+                self._failed, self._pending = True, None
+                raise
             end = time.monotonic_ns()
             thread = self._recorder.training_thread
             start = window.start_ns - self._recorder.clock.offset_ns
@@ -265,10 +304,18 @@ class Windows:
 
     @staticmethod
     def _write(profile: Any, path: Path) -> int:
+        """Write the trace whole or not at all; raises OSError when the disk is full or gone."""
+        if not path.parent.is_dir():  # Kineto would complain on the user's stderr
+            raise FileNotFoundError(str(path.parent))
         partial = path.with_suffix(".partial")
-        profile.export_chrome_trace(str(partial))
-        events = partial.read_bytes().count(EVENT_MARK)
-        partial.rename(path)
+        try:
+            profile.export_chrome_trace(str(partial))
+            events = partial.read_bytes().count(EVENT_MARK)
+            partial.rename(path)
+        except BaseException:
+            for left in path.parent.glob(partial.name + "*"):
+                left.unlink()
+            raise
         return events
 
     def _plan_after(self, window: Window, events: int) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import UnusableData, UsageError
-
-if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis
+from ..errors import UsageError
 
 
 def diagnose(
-    path: Annotated[Path, typer.Argument(help="A run folder, as boundscope run made it.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run folder, a torch-profiler trace, or a folder of traces.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print it as Markdown, to paste into an issue.")
@@ -23,7 +22,9 @@ def diagnose(
     """Say what a recorded run is bound by, with the evidence, and what to do."""
     if json and markdown:
         raise UsageError("bad-option", "--json and --markdown exclude each other.")
-    diagnosis = _diagnose(path)
+    from ..diagnose import diagnose_path
+
+    diagnosis = diagnose_path(path)
     if json:
         import msgspec
 
@@ -38,17 +39,3 @@ def diagnose(
         from ..report.terminal import render
 
         render(diagnosis, Console())
-
-
-def _diagnose(path: Path) -> Diagnosis:
-    if not path.exists():
-        raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
-    if not path.is_dir():
-        raise UnusableData(
-            "not-a-run",
-            f"{path} is not a run folder.",
-            "single trace files cannot be diagnosed yet; name a folder that boundscope run made",
-        )
-    from ..diagnose import diagnose_run
-
-    return diagnose_run(path)

@@ -1,9 +1,9 @@
 """Measured roofs: taken once per machine in a process of their own, kept in the user's cache.
 
 The figures come from the torch of the given interpreter, since that is what the training uses;
-`probe.py` takes them. The figures of the short form take 0.5 to 0.9 s on two cores, but importing
-torch costs 1.2 to 1.9 s before (measured, torch 2.13 on two cores); `start` lets the caller do
-other work meanwhile, as long as it leaves the cores alone when torch is imported.
+`probe.py` takes them. The figures of the short form take 0.6 s on two cores, but importing torch
+costs 1.1 to 1.6 s before (measured, torch 2.13 on two cores); `start` lets the caller do
+other work meanwhile, as long as that leaves the cores alone once torch is imported.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .roofs import Roofs
 PROBE = Path(__file__).with_name("probe.py")
 
 QUICK_BUDGET_S = 6.0
-"""Wall time after which the short form is cut off; on two idle cores it needs 1.6 to 2.3 s."""
+"""Wall time after which the short form is cut off; on two idle cores it needs about 2 s."""
 FULL_BUDGET_S = 60.0
 
 BUSY_SHARE = 0.05
 """Share of the time that the threads waited for a CPU: above this something else was running.
 
-Measured: below 0.01 on an idle machine; at 0.05 and more, parallel figures fell by half and more,
-since all threads wait at each barrier for the one that lost its CPU."""
+Measured on two cores: 0.01 when idle; 0.5 to 0.7 beside two busy processes, where figures at two
+threads came out 25 to 90 % low, since all wait at each barrier for the one that lost its CPU."""
 
 BUSY = "the machine was busy with other work: these roofs may be too low and are not kept"
 

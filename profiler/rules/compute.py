@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..diagnosis import Evidence, Finding, Fix, Place
+from ..features import RankFeatures
 from ..hot_lines import hot_lines
 from ..text import percent, scaled
 from .base import MIN_SHARE, Evidenced, place, removable
@@ -45,7 +46,7 @@ def find(case: Evidenced) -> list[Finding]:
     if achieved > 0:
         text = f"that is {percent(min(achieved, 1.0))} of what this machine's roofs allow"
         evidence.append(Evidence(text, "compute.roof_share", round(achieved, 4), "share", "trace"))
-    where = [Place(rank=rank.rank, op=top.name)]
+    where = [Place(rank=rank.rank, op=top.name, kernel=top.kernel or None)]
     where += [
         place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
     ]
@@ -58,23 +59,26 @@ def find(case: Evidenced) -> list[Finding]:
             + (", at the machine's roof" if achieved >= NEAR_ROOF else ""),
             evidence=evidence,
             where=where,
-            fixes=_fixes(case, achieved),
+            fixes=_fixes(rank, achieved),
         )
     ]
 
 
-def _fixes(case: Evidenced, achieved: float) -> list[Fix]:
+def _fixes(rank: RankFeatures, achieved: float) -> list[Fix]:
     fixes = []
-    roofs = case.features.roofs
+    roofs = rank.roofs
+    device = "cuda" if rank.device else "cpu"
     bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
     fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
-    if fp32 and bf16 > 1.5 * fp32:
+    in_fp32 = any(op.slot == "compute" and not op.kernel.count("bf16") for op in rank.ops[:3])
+    if fp32 and bf16 > 1.5 * fp32 and in_fp32:
         fixes.append(
             Fix(
                 "Compute in bfloat16",
-                f"Measured here, matrix products run {bf16 / fp32:.1f} times as fast in bfloat16 "
-                "as in float32.",
-                'with torch.autocast("cpu", dtype=torch.bfloat16):\n    loss = loss_of(model(x))',
+                f"Matrix products can run {bf16 / fp32:.1f} times as fast in bfloat16 as in "
+                f"float32 here ({'measured' if roofs and roofs.source == 'measured' else 'data sheet'}).",
+                f'with torch.autocast("{device}", dtype=torch.bfloat16):\n'
+                "    loss = loss_of(model(x))",
             )
         )
     if achieved and achieved < NEAR_ROOF:

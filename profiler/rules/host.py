@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..diagnosis import Evidence, Finding, Fix
+from ..diagnosis import Evidence, Finding, Fix, Place
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
 from ..text import duration, milliseconds, percent
@@ -13,6 +13,10 @@ from .base import MIN_SHARE, Evidenced, place
 MANY_OPS = 200
 """Ops per step from which dispatch is worth naming: 200 of 1 to 5 us are a millisecond."""
 
+SYNCHRONISING = "Synchronize"
+SYNC_EVERY = 4
+"""A synchronisation for every four pieces of device work or fewer leaves no queue to run ahead."""
+
 
 def find(case: Evidenced) -> list[Finding]:
     """Garbage collection where it is long, and dispatch or Python for the rest."""
@@ -20,6 +24,8 @@ def find(case: Evidenced) -> list[Finding]:
     if share < MIN_SHARE:
         return []
     rank = case.worst_rank("host")
+    if rank.device:
+        return _beside_device(case, rank)
     step = float(np.mean(rank.step_ms))
     garbage = rank.phase_ms["garbage"] / step if step else 0.0
     findings = []
@@ -29,6 +35,88 @@ def find(case: Evidenced) -> list[Finding]:
     if rest >= MIN_SHARE:
         findings.append(_dispatch(case, rank, rest))
     return findings
+
+
+def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
+    """The device idles while the host synchronises, or launches too slowly."""
+    whole = sum(window.wall_ns for window in rank.device)
+    idle: dict[str, float] = {}
+    for window in rank.device:
+        for cause, value in window.idle_ns.items():
+            idle[cause] = idle.get(cause, 0.0) + value / whole
+    copies = sum(window.copies_ns.get("device-to-host", 0.0) for window in rank.device) / whole
+    calls = [call for window in rank.device for call in window.synchronisations]
+    number = sum(call.calls for call in calls if SYNCHRONISING in call.name)
+    kernels = sum(window.device.events for window in rank.device)
+    waiting = idle.get("synchronisation", 0.0) + idle.get("copy", 0.0) + copies
+    launching = sum(idle.get(cause, 0.0) for cause in ("launch", "dispatch", "python"))
+    if number * SYNC_EVERY >= kernels and number:
+        # A stream that is drained for every few kernels leaves the next launch nothing to hide in.
+        return [_synchronising(case, rank, waiting + launching, number, kernels)]
+    findings = []
+    if waiting >= MIN_SHARE:
+        findings.append(_synchronising(case, rank, waiting, number, kernels))
+    if launching >= MIN_SHARE:
+        findings.append(_launching(case, rank, launching, kernels))
+    return findings
+
+
+def _synchronising(
+    case: Evidenced, rank: RankFeatures, share: float, number: int, kernels: int
+) -> Finding:
+    return case.finding(
+        id="synchronising-calls",
+        bound="host",
+        title="The host waits for the device, then the device for the host",
+        share=share,
+        evidence=[
+            Evidence(
+                f"{number:,} synchronising calls for {kernels:,} pieces of device work",
+                "host.synchronisations",
+                number,
+                "calls",
+                "trace",
+            )
+        ],
+        where=[Place(rank=rank.rank)],
+        fixes=[
+            Fix(
+                "Read values from the device rarely",
+                "Every .item(), .cpu(), print of a tensor or nonzero() drains the queue; keep sums "
+                "on the device and read them every hundred steps.",
+                "total += loss.detach()  # and total.item() once at the end",
+            )
+        ],
+    )
+
+
+def _launching(case: Evidenced, rank: RankFeatures, share: float, kernels: int) -> Finding:
+    step = float(np.mean(rank.step_ms))
+    return case.finding(
+        id="launch-bound",
+        bound="host",
+        title="The device idles because work is launched too slowly",
+        share=share,
+        evidence=[
+            Evidence(
+                f"{milliseconds(share * step)} of every step the device has nothing to do while "
+                f"the host runs Python and launches ({kernels:,} pieces of device work recorded)",
+                "host.idle_ms",
+                round(share * step, 4),
+                "ms",
+                "trace",
+            )
+        ],
+        where=[Place(rank=rank.rank)],
+        fixes=[
+            Fix(
+                "Launch whole graphs",
+                "CUDA graphs replay hundreds of kernels with one launch.",
+                'model = torch.compile(model, mode="reduce-overhead")',
+            ),
+            Fix("Do more per launch: larger batches, fused optimizer (fused=True)"),
+        ],
+    )
 
 
 def _garbage(case: Evidenced, rank: RankFeatures, share: float) -> Finding:

@@ -19,6 +19,10 @@ def find(case: Evidenced) -> list[Finding]:
     if case.scores["input"] < MIN_SHARE:
         return []
     rank = case.worst_rank("input")
+    if rank.device:
+        return _beside_device(case, rank)
+    if not len(rank.data.spans.of(SpanKind.LOADER)):
+        return [_seen_in_trace(case, rank)]
     index = _slowest_loader(rank)
     facts = _facts(rank, index)
     workers = int(facts.get("num_workers", "0") or 0)
@@ -52,6 +56,81 @@ def find(case: Evidenced) -> list[Finding]:
     if cpu >= CPU_BOUND:
         return [_decode_in_main(case, rank, places, evidence)]
     return [_slow_store(case, rank, places, evidence)]
+
+
+def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
+    """The device idles for the loader, or waits for copies that nothing hides."""
+    whole = sum(window.wall_ns for window in rank.device)
+    copies = sum(window.copies_ns.get("host-to-device", 0.0) for window in rank.device) / whole
+    loader = sum(window.idle_ns.get("loader", 0.0) for window in rank.device) / whole
+    findings = []
+    if loader >= MIN_SHARE:
+        findings.append(_seen_in_trace(case, rank, loader))
+    if copies >= MIN_SHARE:
+        findings.append(_exposed_copies(case, rank, copies))
+    return findings
+
+
+def _seen_in_trace(case: Evidenced, rank: RankFeatures, share: float | None = None) -> Finding:
+    """What a trace alone tells of a loader: how long it was waited for, and which kind it is."""
+    wait = case.scores["input"] if share is None else share
+    step = float(rank.step_ms.mean())
+    evidence = [
+        Evidence(
+            f"{milliseconds(wait * step)} of every step nothing runs because the loop waits for "
+            "the loader's next batch",
+            "input.wait_ms",
+            round(wait * step, 4),
+            "ms",
+            "trace",
+        )
+    ]
+    loop = rank.data.site("loader", 0)
+    where = [Place(rank=rank.rank)]
+    if loop is not None and loop.file:
+        where = [Place(rank=rank.rank, file=loop.file, line=loop.line, function=loop.function)]
+    return case.finding(
+        id="loader-wait",
+        bound="input",
+        title=f"Rank {rank.rank} waits for its loader",
+        share=wait,
+        evidence=evidence,
+        where=where,
+        fixes=[
+            Fix(
+                "Prepare batches in worker processes",
+                "As many as the job has cores to spare; where the loader has workers already, "
+                "make a sample cheaper or fetch the samples of a batch together.",
+                "DataLoader(dataset, ..., num_workers=N, persistent_workers=True)",
+            )
+        ],
+    )
+
+
+def _exposed_copies(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    step = float(rank.step_ms.mean())
+    return case.finding(
+        id="exposed-copies",
+        bound="input",
+        title="Copies to the device run while nothing computes",
+        share=share,
+        evidence=[
+            Evidence(
+                f"{milliseconds(share * step)} of every step only copies from host to device",
+                "input.exposed_copy_ms",
+                round(share * step, 4),
+                "ms",
+                "trace",
+            )
+        ],
+        where=[Place(rank=rank.rank)],
+        fixes=[
+            Fix(
+                "Copy from pinned memory while the device computes",
+                snippet="DataLoader(..., pin_memory=True)\nx = x.to(device, non_blocking=True)",
+            )
+        ],
+    )
 
 
 def _slowest_loader(rank: RankFeatures) -> int:

@@ -41,12 +41,13 @@ def find(case: Evidenced) -> list[Finding]:
             "trace",
         ),
     ]
-    roofs = case.features.roofs
+    roofs = rank.roofs
     if roofs is not None and roofs.memory_bandwidth:
         roof = roofs.memory_bandwidth
-        text = f"main memory moves {scaled(roof, 'B/s')} at best here"
+        memory = "device memory" if rank.device else "main memory"
+        text = f"{memory} moves {scaled(roof, 'B/s')} at best"
         evidence.append(Evidence(text, "memory.roof", round(roof, 1), "B/s", "metrics"))
-    where = [Place(rank=rank.rank, op=ops[0].name)]
+    where = [Place(rank=rank.rank, op=ops[0].name, kernel=ops[0].kernel or None)]
     where += [
         place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
     ]

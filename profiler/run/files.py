@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -27,31 +28,38 @@ class RecordFile:
     skipped: int = 0
 
 
-def read_records(path: Path) -> RecordFile:
-    """Read `path`; a file that is gone or unreadable counts as empty."""
+def read_records(path: Path, take: Callable[[Record], bool] | None = None) -> RecordFile:
+    """Read `path`; a file that is gone or unreadable counts as empty.
+
+    A record for which `take` returns True is not kept: so the spans of a long run need not all
+    lie in memory as Python objects.
+    """
+    result = RecordFile(path, None)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            for line in file:
+                result = _add(result, line, take)
     except OSError:
-        return RecordFile(path, None)
-    lines = data.split(b"\n")
-    torn = lines.pop()  # empty when the file ends with a whole line
-    header: Header | None = None
-    records: list[Record] = []
-    closed, skipped = False, 0
-    for line in lines:
-        record = _decode(line)
-        if record is None:
-            skipped += bool(line.strip())
-        elif isinstance(record, Header):
-            header = record
-        elif isinstance(record, Closed):
-            closed = True
-        else:
-            records.append(record)
-    last = _decode(torn) if torn else None  # a whole record whose newline alone is missing
-    if last is not None and not isinstance(last, Header | Closed):
-        records.append(last)
-    return RecordFile(path, header, records, closed, skipped)
+        return result
+    return result
+
+
+def _add(result: RecordFile, line: bytes, take: Callable[[Record], bool] | None) -> RecordFile:
+    record = _decode(line)
+    whole = line.endswith(b"\n")
+    if record is None:
+        damaged = whole and bool(line.strip())
+        return replace(result, skipped=result.skipped + 1) if damaged else result
+    if isinstance(record, Header | Closed):
+        if not whole:
+            return result
+        if isinstance(record, Closed):
+            return replace(result, closed=True)
+        return replace(result, header=record)
+    # A whole record whose newline alone is missing counts too.
+    if take is None or not take(record):
+        result.records.append(record)
+    return result
 
 
 def _decode(line: bytes) -> Record | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ from .files import RecordFile, read_records
 from .manifest import read_manifest
 from .status import effective_status
 
+RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)")
+
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
@@ -47,7 +50,10 @@ class SpanTable:
 
     def of(self, *kinds: str) -> SpanTable:
         """Only the spans of the given kinds."""
-        mask = np.isin(self.kind, [ord(kind) for kind in kinds])
+        return self.select(np.isin(self.kind, [ord(kind) for kind in kinds]))
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> SpanTable:
+        """Only the spans where `mask` is True."""
         return SpanTable(
             self.kind[mask], self.start_ns[mask], self.duration_ns[mask], self.detail[mask]
         )
@@ -136,7 +142,7 @@ class Run:
         Where some processes took optimizer steps, those that only iterated a loader (a data
         server, a preprocessing child) are not ranks.
         """
-        found = [_load_rank(path) for path in sorted(self.folder.glob("rank-*-*"))]
+        found = [_load_rank(*named) for named in _rank_folders(self.folder)]
         trained = [rank for rank in found if rank.steps_seen]
         usable = trained or [rank for rank in found if len(rank.spans)]
         return sorted(_latest_by_rank(usable), key=lambda rank: rank.rank)
@@ -194,6 +200,16 @@ def load_run(folder: Path) -> Run:
     return Run(folder, manifest, effective_status(manifest, folder))
 
 
+def _rank_folders(run: Path) -> list[tuple[Path, int, int]]:
+    """The folders `rank-<n>-<pid>` of a run, with the two numbers."""
+    folders = []
+    for path in sorted(run.glob("rank-*-*")):
+        name = RANK_FOLDER.fullmatch(path.name)
+        if name is not None:
+            folders.append((path, int(name[1]), int(name[2])))
+    return folders
+
+
 def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:
     """One process per rank: after an elastic restart, the one that recorded most steps."""
     best: dict[int, RankData] = {}
@@ -204,17 +220,18 @@ def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:
     return list(best.values())
 
 
-def _load_rank(folder: Path) -> RankData:
-    file = read_records(folder / "steps.jsonl")
+def _load_rank(folder: Path, rank: int, pid: int) -> RankData:
+    """Read a rank's folder; `rank` and `pid` are those of its name, where no header is left."""
+    columns = _SpanColumns()
+    file = read_records(folder / "steps.jsonl", columns.take)
     header = file.header
-    name_parts = folder.name.split("-")
     records = file.records
     return RankData(
-        rank=int(name_parts[1]) if header is None or header.rank is None else header.rank,
-        pid=int(name_parts[2]) if header is None else header.pid,
+        rank=rank if header is None or header.rank is None else header.rank,
+        pid=pid if header is None else header.pid,
         host="" if header is None else header.host,
         folder=folder,
-        spans=_span_table(records),
+        spans=columns.table(),
         sites=[record for record in records if isinstance(record, Site)],
         windows=[record for record in records if isinstance(record, Window)],
         process=next((r for r in reversed(records) if isinstance(r, Process)), None),
@@ -225,28 +242,41 @@ def _load_rank(folder: Path) -> RankData:
     )
 
 
-def _span_table(records: Iterable[Record]) -> SpanTable:
-    kinds: list[Bytes] = []
-    columns: list[list[Int64]] = [[], [], []]
-    for record in records:
+class _SpanColumns:
+    """Gathers the spans of the training thread, 25 bytes each."""
+
+    def __init__(self) -> None:
+        self._kinds: list[Bytes] = []
+        self._starts: list[Int64] = []
+        self._durations: list[Int64] = []
+        self._details: list[Int64] = []
+
+    def take(self, record: Record) -> bool:
+        """Take spans, and only them; those whose columns differ in length are damaged."""
         if not isinstance(record, Spans):
-            continue
+            return False
         kind = np.frombuffer(record.kind.encode(), np.uint8)
-        values: list[Any] = [record.start, record.duration, record.detail]
-        arrays = [np.asarray(value, np.int64) for value in values]
-        arrays[0] = arrays[0] + record.base_ns
-        if record.thread:
-            keep = np.asarray(record.thread) == 0
-            kind, arrays = kind[keep], [array[keep] for array in arrays]
-        kinds.append(kind)
-        for column, array in zip(columns, arrays, strict=True):
-            column.append(array)
-    if not kinds:
-        empty = np.empty(0, np.int64)
-        return SpanTable(np.empty(0, np.uint8), empty, empty, empty)
-    start, duration, detail = (np.concatenate(column) for column in columns)
-    order = np.lexsort((-duration, start))
-    return SpanTable(np.concatenate(kinds)[order], start[order], duration[order], detail[order])
+        start = np.asarray(record.start, np.int64) + record.base_ns
+        duration = np.asarray(record.duration, np.int64)
+        detail = np.asarray(record.detail, np.int64)
+        keep = np.asarray(record.thread or [0] * len(kind)) == 0
+        if not len(kind) == len(start) == len(duration) == len(detail) == len(keep):
+            return False
+        self._kinds.append(kind[keep])
+        self._starts.append(start[keep])
+        self._durations.append(duration[keep])
+        self._details.append(detail[keep])
+        return True
+
+    def table(self) -> SpanTable:
+        """All of them, sorted by start, the longer one first."""
+        if not self._kinds:
+            empty = np.empty(0, np.int64)
+            return SpanTable(np.empty(0, np.uint8), empty, empty, empty)
+        start, duration = np.concatenate(self._starts), np.concatenate(self._durations)
+        order = np.lexsort((-duration, start))
+        kind, detail = np.concatenate(self._kinds), np.concatenate(self._details)
+        return SpanTable(kind[order], start[order], duration[order], detail[order])
 
 
 def _series(records: Iterable[Record]) -> dict[str, tuple[Int64, Float]]:

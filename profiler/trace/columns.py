@@ -26,12 +26,14 @@ _MAX_EXACT_US = 9.0e15  # beyond this a double's µs are no longer whole numbers
 _EPOCH_NS = 10**18
 """Time stamps above this (2001) are since 1970; clocks since boot stay far below."""
 
-_THREE_DECIMALS = re.compile(rb"(?:\d{1,17}\.\d{3},)*")
+_THREE_DECIMALS = re.compile(rb"(?:\d{1,15}\.\d{3},)*")
 
 _COLLECTIVE = re.compile(r"(?:gloo|mpi|ucc|nccl|rccl|xccl|hccl):")
 """Annotations that torch's process groups put around a collective."""
 
-_OTHER_PHASES = frozenset({"M", "B", "E"})  # metadata, begin, end; flows and instants say nothing
+_SILENT_PHASES = frozenset("XstfiIPCnbeNOD")
+"""Phases without a duration that no figure needs (flows, instants, counters), and "X", which is
+read apart."""
 
 _EVENT_COLUMNS: dict[str, type[Any]] = {
     "start_ns": np.int64,
@@ -96,7 +98,7 @@ class Columns:
         """Take a chunk of events."""
         spans = [event for event in events if event.ph == "X"]
         if len(spans) != len(events):
-            self._others([event for event in events if event.ph in _OTHER_PHASES])
+            self._others([event for event in events if event.ph not in _SILENT_PHASES])
         if spans:
             self._spans(spans)
 
@@ -106,12 +108,16 @@ class Columns:
         self._document_start = self._table.rows
 
     def _others(self, events: Sequence[AnyEvent]) -> None:
-        pairs = 0
+        pairs = unknown = 0
         for event in events:
-            if event.ph != "M":
+            if event.ph == "M":
+                if event.name == "thread_name":
+                    self._name_thread(event)
+            elif event.ph in ("B", "E"):
                 pairs += 1
-            elif event.name == "thread_name":
-                self._name_thread(event)
+            else:
+                unknown += 1
+        self._notes.add("unknown-phases", "Events of a kind that is not known: left out.", unknown)
         self._notes.add(
             "unpaired-events", "Begin and end events (B, E) are not read; Kineto has none.", pairs
         )

@@ -56,6 +56,7 @@ PENALTIES: dict[str, float] = {
     "absurd-durations": 0.3,
     "negative-durations": 0.3,
     "unpaired-events": 0.3,
+    "unknown-phases": 0.1,
     "not-finite-values": 0.02,
     "bad-escapes": 0.02,
     "bad-encoding": 0.05,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine.roofs import Roofs
+from .collectives import Collective, host_collectives, to_intervals
 from .costs import Cost, cost, family
 from .intervals import Union as Intervals
 from .intervals import clip, intersect, nest, self_time, subtract, total, union
@@ -58,6 +59,7 @@ class OpTime:
     attainable_ns: float = 0.0
     floor_ns: float = 0.0
     dims: str = ""
+    kernel: str = ""
 
     def plus(self, other: OpTime) -> OpTime:
         """The two added up; the slot is that of the longer one."""
@@ -74,19 +76,8 @@ class OpTime:
             attainable_ns=self.attainable_ns + other.attainable_ns,
             floor_ns=self.floor_ns + other.floor_ns,
             dims=self.dims,
+            kernel=self.kernel,
         )
-
-
-@dataclass(frozen=True)
-class Collective:
-    """One collective as one rank saw it: `step` and `ordinal` pair it with the other ranks'."""
-
-    name: str
-    step: int
-    ordinal: int
-    bytes: int
-    start_ns: int
-    end_ns: int
 
 
 @dataclass
@@ -125,68 +116,6 @@ def _is_op(trace: Trace) -> npt.NDArray[np.bool_]:
     return np.asarray(trace.events.category == Category.CPU_OP)
 
 
-def find_collectives(trace: Trace, main: int) -> list[Collective]:
-    """Collectives that other threads carried out, numbered within their step and size."""
-    events = trace.events
-    names = [i for i, name in enumerate(trace.names) if name.startswith(("gloo:", "nccl:", "mpi:"))]
-    chosen = np.flatnonzero(np.isin(events.name, names) & (events.thread != main))
-    step_starts, step_numbers = _steps(trace)
-    seen: dict[tuple[int, str, int], int] = defaultdict(int)
-    result = []
-    for i in chosen:  # a few per step: a loop is fine
-        start = int(events.start_ns[i])
-        at = int(np.searchsorted(step_starts, start, side="right")) - 1
-        step = int(step_numbers[at]) if at >= 0 else -1
-        name, size = trace.names[events.name[i]], _payload_bytes(trace, int(i))
-        ordinal = seen[step, name, size]
-        seen[step, name, size] += 1
-        end = start + int(events.duration_ns[i])
-        result.append(Collective(name, step, ordinal, size, start, end))
-    return result
-
-
-def _steps(trace: Trace) -> tuple[Int64, Int64]:
-    events = trace.events
-    numbers = {
-        i: int(name[len(STEP_ANNOTATION) :])
-        for i, name in enumerate(trace.names)
-        if name.startswith(STEP_ANNOTATION) and name[len(STEP_ANNOTATION) :].isdigit()
-    }
-    chosen = np.flatnonzero(np.isin(events.name, list(numbers)))
-    starts = events.start_ns[chosen]
-    values = np.asarray([numbers[int(events.name[i])] for i in chosen], np.int64)
-    order = np.argsort(starts)
-    return starts[order], values[order]
-
-
-_TYPE_BYTES = {
-    "float": 4,
-    "double": 8,
-    "c10::Half": 2,
-    "c10::BFloat16": 2,
-    "long int": 8,
-    "int": 4,
-    "unsigned char": 1,
-    "signed char": 1,
-    "bool": 1,
-}
-
-
-def _payload_bytes(trace: Trace, event: int) -> int:
-    """Bytes of a collective's first tensor argument; 0 where shapes were not recorded."""
-    index = int(trace.events.signature[event])
-    if index < 0:
-        return 0
-    signature = trace.signatures[index]
-    if not signature.dims or not signature.types:
-        return 0
-    size = _TYPE_BYTES.get(signature.types[0], 4)
-    dims = signature.dims[0]
-    if dims and not isinstance(dims[0], int):
-        return sum(int(np.prod(part)) * size for part in dims)
-    return int(np.prod(dims)) * size if dims else size
-
-
 def divide(
     trace: Trace,
     phases: dict[str, Intervals],
@@ -214,8 +143,8 @@ def divide(
 
     top = nested.depth == 0
     busy = union(starts[top], nested.end_ns[top])
-    collectives = find_collectives(trace, main)
-    waits = _to_intervals([(c.start_ns, c.end_ns) for c in collectives])
+    collectives = host_collectives(trace, main)
+    waits = to_intervals([(c.start_ns, c.end_ns) for c in collectives])
     moving = waits if transfers is None else intersect(waits, transfers)
     result = {}
     for phase, whole in phases.items():
@@ -366,41 +295,3 @@ def _dims(trace: Trace, signature: int) -> str:
         return ""
     dims = [d for d in trace.signatures[signature].dims if d]
     return ", ".join(str(list(d)) if not isinstance(d, int) else str(d) for d in dims[:3])
-
-
-def transfers_of(by_rank: dict[int, list[Collective]]) -> dict[int, Intervals]:
-    """For each rank the intervals in which bytes could move: from the last rank's arrival on.
-
-    Collectives are paired by step, name, size and ordinal; one that not every rank recorded is
-    left out of the result's waits by counting all of it as transfer.
-    """
-    groups: dict[tuple[int, str, int, int], dict[int, Collective]] = defaultdict(dict)
-    for rank, collectives in by_rank.items():
-        for c in collectives:
-            groups[c.step, c.name, c.bytes, c.ordinal][rank] = c
-    parts: dict[int, list[tuple[int, int]]] = {rank: [] for rank in by_rank}
-    for group in groups.values():
-        complete = len(group) == len(by_rank)
-        arrival = max(c.start_ns for c in group.values())
-        for rank, c in group.items():
-            begin = min(max(arrival, c.start_ns), c.end_ns) if complete else c.start_ns
-            parts[rank].append((begin, c.end_ns))
-    return {rank: _to_intervals(pairs) for rank, pairs in parts.items()}
-
-
-def last_arrivals(by_rank: dict[int, list[Collective]]) -> dict[int, int]:
-    """How often each rank was the last to arrive at a collective that all ranks recorded."""
-    groups: dict[tuple[int, str, int, int], dict[int, int]] = defaultdict(dict)
-    for rank, collectives in by_rank.items():
-        for c in collectives:
-            groups[c.step, c.name, c.bytes, c.ordinal][rank] = c.start_ns
-    counts = dict.fromkeys(by_rank, 0)
-    for group in groups.values():
-        if len(group) == len(by_rank):
-            counts[max(group, key=lambda rank: group[rank])] += 1
-    return counts
-
-
-def _to_intervals(pairs: list[tuple[int, int]]) -> Intervals:
-    array = np.asarray(pairs, np.int64).reshape(-1, 2)
-    return union(array[:, 0], array[:, 1])

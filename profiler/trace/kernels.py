@@ -189,16 +189,18 @@ class _Judge:
         slot: Slot = "compute" if kind in COMPUTE_FAMILIES else "memory"
         limiter = "arithmetic" if slot == "compute" else "bandwidth"
         attainable = 0.0
-        exact = needs is not None and self._roofs is not None
+        exact = False
         if needs is not None and self._roofs is not None:
             flops = self._roofs.flops_for(needs.dtype, matrix=needs.matrix)
             bandwidth = self._roofs.memory_bandwidth
             arithmetic = needs.flop / flops * 1e9 * weight if flops else 0.0
             transfer = needs.bytes / bandwidth * 1e9 * weight if bandwidth else 0.0
             attainable = max(arithmetic, transfer)
-            slot = "compute" if arithmetic > transfer else "memory"
+            exact = bool(flops and bandwidth)
+            if exact:  # a card whose figure for this type is not known: the family decides
+                slot = "compute" if arithmetic > transfer else "memory"
             limiter = "arithmetic" if slot == "compute" else "bandwidth"
-            if attainable < LATENCY_SHARE * duration_ns:
+            if exact and attainable < LATENCY_SHARE * duration_ns:
                 limiter = "latency"
         recorded = self._trace.signatures[signature] if signature >= 0 else Signature()
         return KernelTime(

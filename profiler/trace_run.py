@@ -1,0 +1,165 @@
+"""Traces that nobody here recorded, as ranks of a run: single files, or a folder with one a rank."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..collectors.records import Manifest, Window
+from .diagnosis import Warning_
+from .errors import UnusableData
+from .features import RankInput
+from .run.load import RankData, Run, SpanTable
+from .timeline import PHASES, Timeline
+from .trace.intervals import EMPTY, Union, clip, covered, subtract, union
+from .trace.reader import read_trace
+from .trace.steps import find_steps
+from .trace.table import Category, Trace
+
+SUFFIXES = (".json", ".json.gz", ".pt.trace.json", ".pt.trace.json.gz")
+_RANK = re.compile(r"(?:rank|worker|trainer)[-_]?(\d+)", re.IGNORECASE)
+_LOADER = re.compile(r"enumerate\(DataLoader\)")
+
+
+@dataclass(frozen=True)
+class TraceRun(Run):
+    """A run that has only traces; its manifest says no more than the files do."""
+
+
+def trace_files(path: Path) -> list[Path]:
+    """The trace files that `path` names: itself, or those in the folder, by name."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
+
+
+def load_traces(paths: Sequence[Path]) -> tuple[TraceRun, list[RankInput], list[Warning_]]:
+    """Read trace files as ranks; two files of one rank are windows of it.
+
+    A file that cannot be read is named in a warning; UnusableData when none can.
+    """
+    warnings: list[Warning_] = []
+    found: dict[int, list[Trace]] = {}
+    world = 0
+    for order, (path, trace) in enumerate(_read_all(paths, warnings)):
+        rank, size = _rank_of(trace, path, order)
+        world = max(world, size)
+        found.setdefault(rank, []).append(trace)
+    inputs = [_rank_input(rank, traces, world) for rank, traces in sorted(found.items())]
+    manifest = Manifest(
+        schema=1,
+        id=paths[0].name,
+        name=paths[0].name,
+        command=[],
+        cwd="",
+        started_ns=min((int(i.line.start_ns[0]) for i in inputs), default=0),
+        status="finished",
+        launcher_pid=0,
+        launcher_start_ticks=0,
+        host="",
+        version="",
+    )
+    run = TraceRun(paths[0].parent, manifest, "finished")
+    # The ranks are known already; the folder holds no record files to find them in.
+    run.__dict__["ranks"] = [item.data for item in inputs]
+    for name in ("metrics", "processes", "gaps", "_node_files"):
+        run.__dict__[name] = []
+    run.__dict__["stacks"] = {}
+    return run, inputs, warnings
+
+
+def _read_all(paths: Sequence[Path], warnings: list[Warning_]) -> list[tuple[Path, Trace]]:
+    traces, errors = [], []
+    for path, result in zip(paths, _results(paths), strict=True):
+        if isinstance(result, UnusableData):
+            errors.append(result)
+            warnings.append(Warning_(result.slug, f"{path.name}: {result.message}"))
+        else:
+            traces.append((path, result))
+    if not traces and errors:
+        raise errors[0]
+    return traces
+
+
+def _results(paths: Sequence[Path]) -> list[Trace | UnusableData]:
+    """Several files are read side by side over the cores."""
+    if len(paths) == 1:
+        return [_try_read(paths[0])]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_try_read, paths))
+
+
+def _try_read(path: Path) -> Trace | UnusableData:
+    try:
+        return read_trace(path)
+    except UnusableData as error:
+        return error
+
+
+def _rank_of(trace: Trace, path: Path, order: int) -> tuple[int, int]:
+    """Rank and world size: as the trace says, else as the file is called, else in order."""
+    info = trace.metadata.get("distributedInfo")
+    if isinstance(info, dict) and isinstance(info.get("rank"), int):
+        world = info.get("world_size")
+        return info["rank"], world if isinstance(world, int) else 0
+    named = _RANK.search(path.name)
+    return (int(named[1]) if named else order), 0
+
+
+def _rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
+    empty = np.empty(0, np.int64)
+    data = RankData(
+        rank=rank,
+        pid=0,
+        host="",
+        folder=Path(traces[0].path).parent,
+        spans=SpanTable(np.empty(0, np.uint8), empty, empty, empty),
+        sites=[],
+        windows=[],
+        process=None,
+        memory=[],
+        gaps=[],
+        world_size=world or None,
+    )
+    longest = max(traces, key=lambda trace: len(trace.events))
+    line = _timeline(rank, longest)
+    windows = []
+    for index, trace in enumerate(traces):
+        steps = find_steps(trace)
+        begin, end = int(steps.start_ns[0]), int(steps.end_ns[-1])
+        window = Window(index=index, start_ns=begin, end_ns=end, first_step=0, steps=len(steps))
+        windows.append((window, trace))
+    return RankInput(data, line, windows)
+
+
+def _timeline(rank: int, trace: Trace) -> Timeline:
+    """The steps of a trace as a timeline: all steady, all profiled, phases as far as marked."""
+    steps = find_steps(trace)
+    start, end = steps.start_ns, steps.end_ns
+    whole = union(start, end)
+    intervals: dict[str, Union] = dict.fromkeys(PHASES, EMPTY)
+    intervals["loader"] = clip(_loader_waits(trace), int(start[0]), int(end[-1]))
+    intervals["rest"] = subtract(whole, intervals["loader"])
+    phases = {
+        name: covered(part, start, end).astype(np.float64) for name, part in intervals.items()
+    }
+    every = np.ones(len(start), np.bool_)
+    return Timeline(rank, "user", start, end, phases, intervals, every, every, int(start[0]))
+
+
+def _loader_waits(trace: Trace) -> Union:
+    events = trace.events
+    names = np.fromiter(
+        (_LOADER.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
+    )
+    chosen = events.category == Category.LOADER
+    if len(names):
+        chosen |= names[events.name] & np.isin(
+            events.category, (Category.ANNOTATION, Category.CPU_OP)
+        )
+    return union(events.start_ns[chosen], events.start_ns[chosen] + events.duration_ns[chosen])
