@@ -122,7 +122,7 @@ def _summary(features: Features) -> RunSummary:
     if len(times):
         step = StepTime(round(float(np.median(times)), 4), round(float(np.quantile(times, 0.9)), 4))
     startup = None
-    if ranks and ranks[0].timeline.steady.any():
+    if ranks and ranks[0].timeline.steady.any() and ranks[0].timeline.source != "trace":
         line = ranks[0].timeline
         startup = round((int(line.start_ns[line.steady][0]) - manifest.started_ns) * 1e-9, 3)
     return RunSummary(
@@ -130,7 +130,7 @@ def _summary(features: Features) -> RunSummary:
         status=run.status,
         exit_code=manifest.exit_code,
         world_size=run.world_size,
-        steps=max((len(rank.timeline) + 1 for rank in ranks), default=0),
+        steps=max((rank.timeline.steps for rank in ranks), default=0),
         step_ms=step,
         devices=_devices(features),
         startup_s=startup,
@@ -177,7 +177,17 @@ def _missing(gaps: Iterable[Gap]) -> list[Missing]:
 
 
 def _distinct(warnings: list[Warning_]) -> list[Warning_]:
-    seen: dict[tuple[str, str], Warning_] = {}
+    """Each warning once; what several ranks have in common is said of the first, with a count."""
+    seen: dict[tuple[str, str], list[str]] = {}
     for warning in warnings:
-        seen.setdefault((warning.slug, warning.text), warning)
-    return list(seen.values())
+        who, separator, text = warning.text.partition(": ")
+        of_rank = bool(separator) and who.startswith("rank ")
+        key = (warning.slug, text if of_rank else warning.text)
+        seen.setdefault(key, []).append(who if of_rank else "")
+    result = []
+    for (slug, text), owners in seen.items():
+        named = sorted({owner for owner in owners if owner})
+        prefix = f"{named[0]}: " if named else ""
+        suffix = f" (and {len(named) - 1} more ranks)" if len(named) > 1 else ""
+        result.append(Warning_(slug, f"{prefix}{text}{suffix}"))
+    return result

@@ -102,6 +102,13 @@ class RankFeatures:
         return count * work / self.window_ms if self.window_ms else 0.0
 
     @property
+    def judged_by_cost(self) -> float:
+        """Share of the working time whose cost is known; the rest is judged by its name alone."""
+        work = sum(op.work_ns for op in self.ops)
+        known = sum(op.work_ns for op in self.ops if op.attainable_ns > 0)
+        return known / work if work else 1.0
+
+    @property
     def step_ms(self) -> Float:
         """Durations of the steady, unprofiled steps (of all steady ones where none is)."""
         line = self.timeline
@@ -156,7 +163,19 @@ def derive_from(
     shares = {}
     if ranks:
         shares = {slot: float(np.mean([rank.shares[slot] for rank in ranks])) for slot in SLOTS}
+    warnings += _missing_ranks(run, ranks)
     return Features(run, ranks, shares, last_arrivals(collectives, offsets), warnings)
+
+
+def _missing_ranks(run: Run, ranks: list[RankFeatures]) -> list[Warning_]:
+    """Without the other ranks, a wait for a late one looks like a transfer."""
+    if len(ranks) >= run.world_size:
+        return []
+    text = (
+        f"{len(ranks)} of {run.world_size} ranks recorded: waiting for a late rank cannot be told "
+        "from moving bytes"
+    )
+    return [Warning_("ranks-missing", text)]
 
 
 def busy_host(run: Run) -> list[Warning_]:

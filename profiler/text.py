@@ -50,3 +50,11 @@ def milliseconds(value: float) -> str:
 def plural(count: int, noun: str) -> str:
     """`1, "rank"` as "1 rank", `2` as "2 ranks"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+MAX_NAME = 80
+
+
+def short_name(name: str) -> str:
+    """An op's or kernel's name without return type, template and call arguments."""
+    return name.removeprefix("void ").split("(")[0].split("<")[0][:MAX_NAME]

@@ -68,6 +68,11 @@ class Timeline:
         return len(self.start_ns)
 
     @property
+    def steps(self) -> int:
+        """Steps taken: between n recorded ends lie n - 1 steps; a trace marks whole steps."""
+        return len(self) if self.source == "trace" else len(self) + 1
+
+    @property
     def duration_ns(self) -> Int64:
         """Duration of each step."""
         return self.end_ns - self.start_ns

@@ -1,10 +1,9 @@
-"""Traces that nobody here recorded, as ranks of a run: single files, or a folder with one a rank."""
+"""Traces that nobody here recorded, as ranks of a run: one file, or a folder with one a rank."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from .errors import UnusableData
 from .features import RankInput
 from .run.load import RankData, Run, SpanTable
 from .timeline import PHASES, Timeline
+from .trace.device import device_time
 from .trace.intervals import EMPTY, Union, clip, covered, subtract, union
-from .trace.reader import read_trace
+from .trace.many import read_traces
 from .trace.steps import find_steps
-from .trace.table import Category, Trace
+from .trace.table import Category, Int64, Trace
 
 SUFFIXES = (".json", ".json.gz", ".pt.trace.json", ".pt.trace.json.gz")
 _RANK = re.compile(r"(?:rank|worker|trainer)[-_]?(\d+)", re.IGNORECASE)
@@ -75,7 +75,7 @@ def load_traces(paths: Sequence[Path]) -> tuple[TraceRun, list[RankInput], list[
 
 def _read_all(paths: Sequence[Path], warnings: list[Warning_]) -> list[tuple[Path, Trace]]:
     traces, errors = [], []
-    for path, result in zip(paths, _results(paths), strict=True):
+    for path, result in zip(paths, read_traces(paths), strict=True):
         if isinstance(result, UnusableData):
             errors.append(result)
             warnings.append(Warning_(result.slug, f"{path.name}: {result.message}"))
@@ -84,21 +84,6 @@ def _read_all(paths: Sequence[Path], warnings: list[Warning_]) -> list[tuple[Pat
     if not traces and errors:
         raise errors[0]
     return traces
-
-
-def _results(paths: Sequence[Path]) -> list[Trace | UnusableData]:
-    """Several files are read side by side over the cores."""
-    if len(paths) == 1:
-        return [_try_read(paths[0])]
-    with ProcessPoolExecutor() as pool:
-        return list(pool.map(_try_read, paths))
-
-
-def _try_read(path: Path) -> Trace | UnusableData:
-    try:
-        return read_trace(path)
-    except UnusableData as error:
-        return error
 
 
 def _rank_of(trace: Trace, path: Path, order: int) -> tuple[int, int]:
@@ -130,17 +115,16 @@ def _rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
     line = _timeline(rank, longest)
     windows = []
     for index, trace in enumerate(traces):
-        steps = find_steps(trace)
-        begin, end = int(steps.start_ns[0]), int(steps.end_ns[-1])
-        window = Window(index=index, start_ns=begin, end_ns=end, first_step=0, steps=len(steps))
+        starts, ends = _steps(trace)
+        begin, end = int(starts[0]), int(ends[-1])
+        window = Window(index=index, start_ns=begin, end_ns=end, first_step=0, steps=len(starts))
         windows.append((window, trace))
     return RankInput(data, line, windows)
 
 
 def _timeline(rank: int, trace: Trace) -> Timeline:
     """The steps of a trace as a timeline: all steady, all profiled, phases as far as marked."""
-    steps = find_steps(trace)
-    start, end = steps.start_ns, steps.end_ns
+    start, end = _steps(trace)
     whole = union(start, end)
     intervals: dict[str, Union] = dict.fromkeys(PHASES, EMPTY)
     intervals["loader"] = clip(_loader_waits(trace), int(start[0]), int(end[-1]))
@@ -149,7 +133,20 @@ def _timeline(rank: int, trace: Trace) -> Timeline:
         name: covered(part, start, end).astype(np.float64) for name, part in intervals.items()
     }
     every = np.ones(len(start), np.bool_)
-    return Timeline(rank, "user", start, end, phases, intervals, every, every, int(start[0]))
+    return Timeline(rank, "trace", start, end, phases, intervals, every, every, int(start[0]))
+
+
+def _steps(trace: Trace) -> tuple[Int64, Int64]:
+    """Starts and ends of the steps.
+
+    Where nothing marks a step, the time from the first to the last device work stands for one:
+    what comes before is the start of the program (making a context, the first allocation).
+    """
+    steps = find_steps(trace)
+    device = device_time(trace) if steps.source == "window" else None
+    if device is None:
+        return steps.start_ns, steps.end_ns
+    return np.array([device.window[0]]), np.array([device.window[1]])
 
 
 def _loader_waits(trace: Trace) -> Union:

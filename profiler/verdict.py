@@ -8,7 +8,7 @@ from .diagnosis import Bound, Finding, Verdict
 from .features import Features
 from .links import busiest_link
 from .rules.base import Evidenced
-from .text import milliseconds, percent, plural, scaled
+from .text import milliseconds, percent, plural, scaled, short_name
 
 MIN_STEADY_STEPS = 5
 """Fewer steady steps show no pattern: the first steps of a run differ from the rest."""
@@ -25,6 +25,17 @@ MAX_OTHER = 0.5
 FULL_STEPS = 30
 """From so many steady steps on, their number no longer lowers the confidence."""
 
+FULL_TRACE_STEPS = 5
+"""A trace holds few steps, but every event of them."""
+
+BY_NAME_PENALTY = 0.4
+"""Work judged by the op's or kernel's name alone is often right, but compute and memory are easily
+mixed up: a matrix product with one short side is limited by memory."""
+
+AVOIDABLE = frozenset({"input", "network", "imbalance", "host", "storage", "evaluation"})
+"""Slots that can go without less arithmetic or other data; in a tie with `compute` or `memory` the
+verdict names the one that can be avoided."""
+
 FULL_MARGIN = 0.2
 """From this lead over the runner-up on, the lead no longer lowers the confidence."""
 
@@ -32,20 +43,24 @@ FULL_MARGIN = 0.2
 def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     """The verdict; `unknown` with what is missing where the evidence does not suffice."""
     features = case.features
-    if not features.ranks or features.steady_steps < MIN_STEADY_STEPS:
+    traces_only = bool(features.ranks) and features.ranks[0].timeline.source == "trace"
+    if not features.ranks or features.steady_steps < (1 if traces_only else MIN_STEADY_STEPS):
         return Verdict("unknown", 0.0, None, _too_little(features))
     scores = {slot: value for slot, value in case.scores.items() if slot != "other"}
     ranked = sorted(scores, key=lambda slot: -scores[slot])
     top, second = ranked[0], ranked[1]
+    tie = scores[top] - scores[second] < BALANCED_MARGIN
+    if tie and second in AVOIDABLE and top not in AVOIDABLE:
+        top, second, tie = second, top, False
     other = features.shares["other"]
-    confidence = _confidence(features, scores[top] - scores[second])
+    confidence = _confidence(features, abs(scores[top] - scores[second]))
     if other > scores[top] or (other > MAX_OTHER and scores[top] < MAX_OTHER):
         headline = (
             f"Unknown: {percent(other)} of the time could not be attributed, because no "
             "torch-profiler window of steady steps was recorded."
         )
         return Verdict("unknown", 0.0, _bound(top), headline)
-    if scores[top] < BALANCED_BELOW or scores[top] - scores[second] < BALANCED_MARGIN:
+    if scores[top] < BALANCED_BELOW or tie:
         headline = (
             f"Balanced: nothing stands out; {top} takes {percent(scores[top])} of every step, "
             f"{second} {percent(scores[second])}."
@@ -65,11 +80,19 @@ def _confidence(features: Features, lead: float) -> float:
     It orders verdicts by how much they rest on; it is not a measured frequency of being right.
     """
     attributed = 1.0 - features.shares["other"]
-    steps = min(1.0, (features.steady_steps / FULL_STEPS) ** 0.5)
+    traces_only = features.ranks[0].timeline.source == "trace"
+    full, root = (FULL_TRACE_STEPS, 0.25) if traces_only else (FULL_STEPS, 0.5)
+    steps = min(1.0, (features.steady_steps / full) ** root)
     clear = 0.6 + 0.4 * min(1.0, lead / FULL_MARGIN)
-    missing_ranks = len(features.ranks) / max(1, features.run.world_size)
+    # One rank of eight says much of compute and input, little of who waits for whom.
+    exchange = features.shares["network"] + features.shares["imbalance"]
+    absent = 1.0 - min(1.0, len(features.ranks) / max(1, features.run.world_size))
+    all_ranks = 1.0 - absent * min(1.0, 0.2 + exchange)
+    work = features.shares["compute"] + features.shares["memory"]
+    judged = float(np.mean([rank.judged_by_cost for rank in features.ranks]))
+    by_cost = 1.0 - BY_NAME_PENALTY * work * (1.0 - judged)
     healthy = 0.9 ** min(3, len(features.warnings))
-    value = 0.98 * attributed * steps * clear * healthy * min(1.0, missing_ranks)
+    value = 0.98 * attributed * steps * clear * healthy * all_ranks * by_cost
     return round(float(np.clip(value, 0.0, 0.98)), 2)
 
 
@@ -137,6 +160,8 @@ def _network_headline(case: Evidenced, share: str, finding: Finding | None) -> s
     link = busiest_link(case.features.run)
     collective = next((p.collective for p in finding.where if p.collective), "") if finding else ""
     operation = (collective or "communication").split(":")[-1].replace("_", "-")
+    if finding is not None and finding.id == "peer-copies":
+        return f"Network-bound: {share} of the time copies from device to device run exposed."
     text = f"Network-bound: {share} of every step waits for {operation}"
     if link is None:
         return text + "."
@@ -162,4 +187,4 @@ def _op(finding: Finding | None) -> str:
     if finding is None:
         return ""
     op = next((where.op for where in finding.where if where.op), None)
-    return f", most of it in {op}{_at(finding)}" if op else _at(finding)
+    return f", most of it in {short_name(op)}{_at(finding)}" if op else _at(finding)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from boundscope.profiler.errors import UnusableData
+from boundscope.profiler.trace import many
 from boundscope.profiler.trace.device import device_time, device_work
 from boundscope.profiler.trace.reader import read_trace
 from boundscope.profiler.trace.table import Category, Trace
@@ -410,3 +411,32 @@ def test_a_trace_that_torch_records_now_is_read_whole(tmp_path: Path) -> None:
     linear = [i for i, n in enumerate(trace.events.name) if trace.names[n] == "aten::linear"]
     shapes = {trace.signatures[int(trace.events.signature[i])].dims[:2] for i in linear}
     assert shapes == {((2, 8), (4, 8))}
+
+
+def test_several_files_read_side_by_side_as_one_after_the_other(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    paths = [tmp_path / f"rank{i}.json" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_text(document([kernel(10.0 * j, 1.0 + i) for j in range(50)]))
+    paths.append(tmp_path / "missing.json")
+    monkeypatch.setattr(many, "MIN_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(many, "_cores", lambda: 2)
+
+    found = many.read_traces(paths)
+
+    assert isinstance(found[3], UnusableData)
+    for path, trace in zip(paths[:3], found, strict=False):
+        assert isinstance(trace, Trace)
+        assert np.array_equal(trace.events.duration_ns, read_trace(path).events.duration_ns)
+
+
+def test_a_list_that_a_stray_bracket_ends_too_early_loses_nothing(tmp_path: Path) -> None:
+    text = document([kernel(10.0 * i, 5.0) for i in range(30)])
+    middle = text.index(', {"ph"', len(text) // 2)
+
+    trace = read(tmp_path, text[:middle] + "]" + text[middle:])
+
+    assert len(trace.events) == 30
+    assert trace.events.start_ns.tolist() == [BASE_NS + 10_000 * i for i in range(30)]
+    assert "concatenated-files" in slugs(trace)

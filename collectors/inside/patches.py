@@ -35,12 +35,50 @@ CHECKPOINT_FUNCTIONS = {
 def install(torch: Any, guest: Guest) -> None:
     """Put every patch in place; one that does not fit this torch is left out and named."""
     setattr(torch, GUEST_ATTRIBUTE, guest)
-    for patch in (_optimizers, _loaders, _backward, _saves, _modes, _scaler, _foreign_profiler):
+    for patch in (
+        _optimizers,
+        _loaders,
+        _backward,
+        _saves,
+        _modes,
+        _scaler,
+        _foreign_profiler,
+        _dynamo,
+    ):
         try:
             patch(torch, guest)
         except Exception:
             guest.failed(patch.__name__.strip("_"))
     _peel_tracebacks()
+
+
+def _dynamo(torch: Any, _guest: Guest) -> None:
+    """Mark our functions, so that dynamo runs their frames and never tries to compile them."""
+    frames = torch._C._dynamo.eval_frame
+    skip = getattr(frames, "skip_code", None)
+    if skip is None:  # newer than torch 2.6
+        action = frames._FrameAction
+        strategy = frames._FrameExecStrategy(action.SKIP, action.DEFAULT)
+        skip = functools.partial(_call_reversed, frames.set_code_exec_strategy, strategy)
+    package = __name__.rpartition(".")[0]
+    for module in [m for name, m in sys.modules.items() if name.startswith(package)]:
+        for value in vars(module).values():
+            for member in vars(value).values() if isinstance(value, type) else [value]:
+                code = getattr(getattr(member, "__wrapped__", member), "__code__", None)
+                if isinstance(code, types.CodeType):
+                    _each_code(code, skip)
+
+
+def _call_reversed(function: Callable[..., Any], second: Any, first: Any) -> None:
+    function(first, second)
+
+
+def _each_code(code: types.CodeType, function: Callable[[types.CodeType], Any]) -> None:
+    """Call `function` with the code and with that of the functions made inside it."""
+    function(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _each_code(constant, function)
 
 
 def _compiling(torch: Any) -> Callable[[], bool]:
@@ -140,7 +178,8 @@ def _saving(original: Callable[..., Any], guest: Guest) -> Callable[..., Any]:
 def _saves(torch: Any, guest: Guest) -> None:
     torch.save = torch.serialization.save = _saving(torch.save, guest)
     # In both places where it is found, so that it still pickles by its name.
-    os.fsync = sys.modules[os.name].fsync = _saving(os.fsync, guest)
+    built_in: Any = sys.modules[os.name]
+    os.fsync = built_in.fsync = _saving(os.fsync, guest)
     sys.meta_path.insert(0, _CheckpointWatcher(guest))
 
 

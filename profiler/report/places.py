@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..diagnosis import Place
+from ..text import short_name
 
 
 def describe_place(where: Place) -> str:
@@ -14,7 +15,8 @@ def describe_place(where: Place) -> str:
         line = f":{where.line}" if where.line else ""
         function = f" in {where.function}" if where.function else ""
         parts.append(f"{shorten(where.file)}{line}{function}")
-    parts += [name for name in (where.op, where.kernel, where.collective) if name]
+    names = [short_name(where.op or ""), short_name(where.kernel or ""), where.collective]
+    parts += [name for name in names if name]
     if where.rank is not None:
         parts.append(f"(rank {where.rank})")
     return " ".join(parts)

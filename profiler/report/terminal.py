@@ -56,7 +56,7 @@ def _verdict(diagnosis: Diagnosis, console: Console) -> None:
     facts = [f"confidence {verdict.confidence:.2f}"] if verdict.bound != "unknown" else []
     if run.step_ms is not None:
         facts.append(
-            f"{run.steps:,} steps, median {milliseconds(run.step_ms.median)}, "
+            f"{plural(run.steps, 'step')}, median {milliseconds(run.step_ms.median)}, "
             f"p90 {milliseconds(run.step_ms.p90)}"
         )
     if run.world_size > 1:

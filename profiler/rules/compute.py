@@ -12,6 +12,9 @@ NEAR_ROOF = 0.6
 """From here on an op counts as running at its roof: large GEMMs reach 60 to 90 % of a measured peak
 in practice, depending on their shape."""
 
+KNOWN_SHARE = 0.5
+"""The share of a roof is told where the cost of at least half of the arithmetic is known."""
+
 
 def find(case: Evidenced) -> list[Finding]:
     """One finding for the op in which arithmetic takes longest."""
@@ -25,24 +28,22 @@ def find(case: Evidenced) -> list[Finding]:
     work = sum(op.work_ns for op in ops)
     top = ops[0]
     flop = sum(op.flop for op in ops)
-    rate = flop / (work * 1e-9)
-    achieved = sum(op.attainable_ns for op in ops) / work
+    known_work = sum(op.work_ns for op in ops if op.flop > 0)
+    rate = flop / (known_work * 1e-9) if known_work else 0.0
+    known = sum(op.work_ns for op in ops if op.attainable_ns > 0)
+    achieved = sum(op.attainable_ns for op in ops) / known if known >= KNOWN_SHARE * work else 0.0
     evidence = [
         Evidence(
-            f"{top.name} on {top.dims} takes {percent(top.work_ns / work)} of the arithmetic",
+            f"{top.label} takes {percent(top.work_ns / work)} of the arithmetic",
             "compute.top_op_share",
             round(top.work_ns / work, 4),
             "share",
             "trace",
         ),
-        Evidence(
-            f"the arithmetic ops reach {scaled(rate, 'FLOP/s')}",
-            "compute.flop_rate",
-            round(rate, 1),
-            "FLOP/s",
-            "trace",
-        ),
     ]
+    if rate:
+        text = f"the arithmetic ops reach {scaled(rate, 'FLOP/s')}"
+        evidence.append(Evidence(text, "compute.flop_rate", round(rate, 1), "FLOP/s", "trace"))
     if achieved > 0:
         text = f"that is {percent(min(achieved, 1.0))} of what this machine's roofs allow"
         evidence.append(Evidence(text, "compute.roof_share", round(achieved, 4), "share", "trace"))
@@ -67,6 +68,7 @@ def find(case: Evidenced) -> list[Finding]:
 def _fixes(rank: RankFeatures, achieved: float) -> list[Fix]:
     fixes = []
     roofs = rank.roofs
+    source = "measured" if roofs and roofs.source == "measured" else "data sheet"
     device = "cuda" if rank.device else "cpu"
     bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
     fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
@@ -76,7 +78,7 @@ def _fixes(rank: RankFeatures, achieved: float) -> list[Fix]:
             Fix(
                 "Compute in bfloat16",
                 f"Matrix products can run {bf16 / fp32:.1f} times as fast in bfloat16 as in "
-                f"float32 here ({'measured' if roofs and roofs.source == 'measured' else 'data sheet'}).",
+                f"float32 here ({source}).",
                 f'with torch.autocast("{device}", dtype=torch.bfloat16):\n'
                 "    loss = loss_of(model(x))",
             )

@@ -23,24 +23,21 @@ def find(case: Evidenced) -> list[Finding]:
     work = sum(op.work_ns for op in ops)
     families = _families(ops)
     family, time = families[0]
-    rate = sum(op.bytes for op in ops) / (work * 1e-9)
+    known = sum(op.work_ns for op in ops if op.bytes > 0)
+    rate = sum(op.bytes for op in ops) / (known * 1e-9) if known else 0.0
     evidence = [
         Evidence(
             f"{family} ops take {percent(time / work)} of the time that moves data, "
-            f"{ops[0].name} on {ops[0].dims} most",
+            f"{ops[0].label} most",
             "memory.family_share",
             round(time / work, 4),
             "share",
             "trace",
         ),
-        Evidence(
-            f"they read and write {scaled(rate, 'B/s')}",
-            "memory.bandwidth",
-            round(rate, 1),
-            "B/s",
-            "trace",
-        ),
     ]
+    if rate:
+        text = f"they read and write {scaled(rate, 'B/s')}"
+        evidence.append(Evidence(text, "memory.bandwidth", round(rate, 1), "B/s", "trace"))
     roofs = rank.roofs
     if roofs is not None and roofs.memory_bandwidth:
         roof = roofs.memory_bandwidth

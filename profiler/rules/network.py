@@ -45,9 +45,10 @@ def find(case: Evidenced) -> list[Finding]:
     if share < MIN_SHARE or len(case.features.ranks) < 1:
         return []
     rank = case.worst_rank("network")
+    findings = _peer_copies(case, rank)
     totals = collective_totals(rank)
     if not totals:
-        return []
+        return findings
     main = totals[0]
     operation = main.name.split(":")[-1]
     link = busiest_link(case.features.run)
@@ -76,6 +77,7 @@ def find(case: Evidenced) -> list[Finding]:
     where = [Place(rank=rank.rank, collective=main.name)]
     where += [place(line, rank.rank) for line in lines]
     return [
+        *findings,
         case.finding(
             id=f"exposed-{operation.replace('_', '-')}",
             bound="network",
@@ -83,6 +85,43 @@ def find(case: Evidenced) -> list[Finding]:
             evidence=evidence,
             where=where,
             fixes=_fixes(main, link),
+        ),
+    ]
+
+
+def _peer_copies(case: Evidenced, rank: RankFeatures) -> list[Finding]:
+    """Copies between devices that nothing hides."""
+    whole = sum(window.wall_ns for window in rank.device)
+    exposed = sum(window.copies_ns.get("peer-to-peer", 0.0) for window in rank.device)
+    if not whole or exposed < MIN_SHARE * whole:
+        return []
+    rates = [copy.bandwidth for window in rank.device for copy in window.peer_copies]
+    slowest = min(rates, default=0.0)
+    evidence = [
+        Evidence(
+            f"{len(rates)} copies between devices, the slowest at {scaled(slowest, 'B/s')}, the "
+            f"fastest at {scaled(max(rates, default=0.0), 'B/s')}",
+            "network.peer_bandwidth",
+            round(slowest, 1),
+            "B/s",
+            "trace",
+        )
+    ]
+    return [
+        case.finding(
+            id="peer-copies",
+            bound="network",
+            title="Copies from device to device run while nothing computes",
+            share=exposed / whole,
+            evidence=evidence,
+            where=[Place(rank=rank.rank)],
+            fixes=[
+                Fix(
+                    "Place what talks to each other on devices with a direct link",
+                    "`nvidia-smi topo -m` shows which pairs have NVLink and which go through PCIe.",
+                ),
+                Fix("Copy on a stream of its own while the device computes"),
+            ],
         )
     ]
 

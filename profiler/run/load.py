@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...collectors.pyspy import read_part
 from ...collectors.records import (
     Frame,
     Gap,
@@ -170,6 +171,8 @@ class Run:
         inside = [read_records(path) for path in self.folder.glob("rank-*-*/stacks*.jsonl")]
         for file in [*self._node_files, *inside]:
             _add_stacks(tables, file.records)
+        for path in sorted(self.folder.glob("node-*/stacks-*.part")):  # the launcher was killed
+            _add_stacks(tables, read_part(path))
         return tables
 
     @cached_property

@@ -103,9 +103,14 @@ class Columns:
             self._spans(spans)
 
     def end_document(self, base_ns: int) -> None:
-        """Place the events since the last document's end on the epoch: `base_ns` is their zero."""
-        self._table.column("start_ns")[self._document_start :] += base_ns
-        self._document_start = self._table.rows
+        """Place the events since the last document's end on the epoch: `base_ns` is their zero.
+
+        Without a base they wait for that of the next document: a damaged list can end too early.
+        """
+        if base_ns:
+            start = self._table.column("start_ns")[self._document_start :]
+            start[start < _EPOCH_NS] += base_ns
+            self._document_start = self._table.rows
 
     def _others(self, events: Sequence[AnyEvent]) -> None:
         pairs = unknown = 0

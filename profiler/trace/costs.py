@@ -157,10 +157,15 @@ def attainable_seconds(cost: Cost, roof: Roofs) -> tuple[float, Limiter]:
     that size (Williams, Waterman and Patterson, CACM 52(4), 2009). A roof that is not known
     limits nothing; 0 seconds where none is.
     """
+    arithmetic, transfer = roof_seconds(cost, roof)
+    return (arithmetic, "arithmetic") if arithmetic > transfer else (transfer, "bandwidth")
+
+
+def roof_seconds(cost: Cost, roof: Roofs) -> tuple[float, float]:
+    """The least times that the arithmetic roof and the bandwidth roof allow; 0 where not known."""
     flops = roof.flops_for(cost.dtype, matrix=cost.matrix)
     special = roof.special_flops(serial=cost.family == "random")
     bandwidth = roof.bandwidth_for(cost.bytes)
     arithmetic = (cost.flop - cost.special_flop) / flops if flops > 0 else 0.0
     arithmetic += cost.special_flop / special if special > 0 else 0.0
-    transfer = cost.bytes / bandwidth if bandwidth > 0 else 0.0
-    return (arithmetic, "arithmetic") if arithmetic > transfer else (transfer, "bandwidth")
+    return arithmetic, cost.bytes / bandwidth if bandwidth > 0 else 0.0

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine.roofs import Roofs
-from .device import DeviceTime, communication_work, device_time
-from .intervals import EMPTY, Union, clip, intersect, subtract, total, union
+from .device import DeviceTime, device_time
+from .intervals import EMPTY, Union, intersect, subtract, total, union
 from .kernels import KernelTime, kernel_times, launches
 from .table import Category, Trace
 
@@ -67,6 +67,19 @@ class SyncCall:
 
 
 @dataclass(frozen=True)
+class PeerCopy:
+    """One copy from device to device: bytes and duration as the trace has them."""
+
+    bytes: int
+    duration_ns: int
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s; 0 where the trace does not tell."""
+        return self.bytes / self.duration_ns * 1e9 if self.bytes > 0 and self.duration_ns else 0.0
+
+
+@dataclass(frozen=True)
 class DeviceWindow:
     """One rank's window: `slots_ns` sum to its length; `idle_ns` splits the device's idle time."""
 
@@ -78,6 +91,7 @@ class DeviceWindow:
     kernels: list[KernelTime]
     synchronisations: list[SyncCall]
     copies_ns: dict[str, float] = field(default_factory=dict)
+    peer_copies: list[PeerCopy] = field(default_factory=list)
 
     @property
     def wall_ns(self) -> int:
@@ -124,6 +138,7 @@ def divide_device(
         kernels=kernels,
         synchronisations=synchronisations,
         copies_ns=copies,
+        peer_copies=_peer_copies(trace, window),
     )
 
 
@@ -181,6 +196,17 @@ def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
         by_kind[copy_kind(trace.names[name])] += total(intersect(exposed, spans))
     whole = sum(by_kind.values())
     return {kind: value * length / whole for kind, value in by_kind.items() if value > 0}
+
+
+def _peer_copies(trace: Trace, window: tuple[int, int]) -> list[PeerCopy]:
+    events = trace.events
+    rows = np.flatnonzero(events.category == Category.MEMCPY)
+    rows = rows[(events.start_ns[rows] >= window[0]) & (events.start_ns[rows] < window[1])]
+    return [
+        PeerCopy(int(events.bytes[row]), int(events.duration_ns[row]))
+        for row in rows.tolist()
+        if copy_kind(trace.names[events.name[row]]) == "peer-to-peer"
+    ]
 
 
 def _idle(trace: Trace, idle: Union) -> tuple[dict[str, float], list[SyncCall]]:
@@ -263,6 +289,3 @@ def _sync_calls(trace: Trace, mask: Mask, idle: Union) -> list[SyncCall]:
         spans = union(events.start_ns[mine], events.start_ns[mine] + events.duration_ns[mine])
         found.append(SyncCall(trace.names[name], int(mine.sum()), total(intersect(idle, spans))))
     return sorted(found, key=lambda call: -call.idle_ns)
-
-
-__all__ = ["DeviceWindow", "SyncCall", "clip", "communication_work", "divide_device"]

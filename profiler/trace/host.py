@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine.roofs import Roofs
+from ..text import short_name
 from .collectives import Collective, host_collectives, to_intervals
-from .costs import Cost, cost, family
+from .costs import Cost, cost, family, roof_seconds
 from .intervals import Union as Intervals
 from .intervals import clip, intersect, nest, self_time, subtract, total, union
 from .table import Category, Signature, Trace
@@ -60,6 +61,12 @@ class OpTime:
     floor_ns: float = 0.0
     dims: str = ""
     kernel: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and shapes, short."""
+        on = f" on {self.dims}" if self.dims else ""
+        return f"{short_name(self.name)}{on}"
 
     def plus(self, other: OpTime) -> OpTime:
         """The two added up; the slot is that of the longer one."""
@@ -247,10 +254,8 @@ class _Judge:
         """Time at the arithmetic roof and at the bandwidth roof, ns; zeros where not known."""
         if needs is None or self._roofs is None:
             return 0.0, 0.0
-        flops = self._roofs.flops_for(needs.dtype, matrix=needs.matrix)
-        bandwidth = self._roofs.bandwidth_for(needs.bytes)
-        arithmetic = needs.flop / flops * 1e9 if flops > 0 else 0.0
-        return arithmetic, needs.bytes / bandwidth * 1e9 if bandwidth > 0 else 0.0
+        arithmetic, transfer = roof_seconds(needs, self._roofs)
+        return arithmetic * 1e9, transfer * 1e9
 
     def table(
         self,

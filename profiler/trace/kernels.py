@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..machine.roofs import Roofs
-from .costs import Cost, cost, family
+from .costs import Cost, cost, family, roof_seconds
 from .device import communication_work
 from .intervals import nest
 from .table import Category, Signature, Trace
@@ -191,12 +191,10 @@ class _Judge:
         attainable = 0.0
         exact = False
         if needs is not None and self._roofs is not None:
-            flops = self._roofs.flops_for(needs.dtype, matrix=needs.matrix)
-            bandwidth = self._roofs.memory_bandwidth
-            arithmetic = needs.flop / flops * 1e9 * weight if flops else 0.0
-            transfer = needs.bytes / bandwidth * 1e9 * weight if bandwidth else 0.0
+            seconds = roof_seconds(needs, self._roofs)
+            arithmetic, transfer = (value * 1e9 * weight for value in seconds)
             attainable = max(arithmetic, transfer)
-            exact = bool(flops and bandwidth)
+            exact = transfer > 0 and (arithmetic > 0 or needs.flop == 0)
             if exact:  # a card whose figure for this type is not known: the family decides
                 slot = "compute" if arithmetic > transfer else "memory"
             limiter = "arithmetic" if slot == "compute" else "bandwidth"
