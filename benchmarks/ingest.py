@@ -27,7 +27,7 @@ _IDS = re.compile(rb'("(?:correlation|[Ee]xternal id|id)"\s*:\s*)(\d+)')
 _NUMBER = re.compile(rb'"ts"\s*:\s*(\d+)')
 
 _READ = """
-import time, resource, sys
+import time, sys
 from pathlib import Path
 begin = time.perf_counter()
 from boundscope.profiler.trace.reader import read_trace
@@ -48,7 +48,7 @@ done = time.perf_counter()
 """,
 }
 _PEER = """
-import gzip, json, resource, sys, time
+import gzip, json, sys, time
 begin = time.perf_counter()
 import pandas
 imported = time.perf_counter()
@@ -60,7 +60,7 @@ count = len(frame)
 done = time.perf_counter()
 """
 _HTA = """
-import pathlib, resource, shutil, sys, tempfile, time
+import sys, time
 begin = time.perf_counter()
 from hta.trace_analysis import TraceAnalysis
 imported = time.perf_counter()
@@ -71,7 +71,8 @@ done = time.perf_counter()
 """
 _REPORT = """
 import json
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not ru_maxrss: that remembers what the parent had before this program was loaded
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line) * 1024
 print("RESULT " + json.dumps([done - begin, imported - begin, peak, count, time.process_time()]))
 """
 

@@ -42,7 +42,7 @@ RARE = 25
 """An optimizer with less than one step to so many of another's ends none: WGAN takes 5 critic
 steps to one, PPO up to 20 of the value function."""
 
-StepSource = Literal["optimizer", "user", "batch", "backward"]
+StepSource = Literal["optimizer", "user", "batch", "backward", "trace"]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ class Run:
         Where some processes took optimizer steps, those that only iterated a loader (a data
         server, a preprocessing child) are not ranks.
         """
-        found = [_load_rank(*named) for named in _rank_folders(self.folder)]
+        folders = sorted(self.folder.glob("rank-*-*"))
+        found = [load_rank(path) for path in folders if RANK_FOLDER.fullmatch(path.name)]
         trained = [rank for rank in found if rank.steps_seen]
         usable = trained or [rank for rank in found if len(rank.spans)]
         return sorted(_latest_by_rank(usable), key=lambda rank: rank.rank)
@@ -203,16 +204,6 @@ def load_run(folder: Path) -> Run:
     return Run(folder, manifest, effective_status(manifest, folder))
 
 
-def _rank_folders(run: Path) -> list[tuple[Path, int, int]]:
-    """The folders `rank-<n>-<pid>` of a run, with the two numbers."""
-    folders = []
-    for path in sorted(run.glob("rank-*-*")):
-        name = RANK_FOLDER.fullmatch(path.name)
-        if name is not None:
-            folders.append((path, int(name[1]), int(name[2])))
-    return folders
-
-
 def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:
     """One process per rank: after an elastic restart, the one that recorded most steps."""
     best: dict[int, RankData] = {}
@@ -223,8 +214,10 @@ def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:
     return list(best.values())
 
 
-def _load_rank(folder: Path, rank: int, pid: int) -> RankData:
-    """Read a rank's folder; `rank` and `pid` are those of its name, where no header is left."""
+def load_rank(folder: Path) -> RankData:
+    """Read what one training process recorded in its folder `rank-<n>-<pid>`."""
+    name = RANK_FOLDER.fullmatch(folder.name)
+    rank, pid = (int(name[1]), int(name[2])) if name else (0, 0)
     columns = _SpanColumns()
     file = read_records(folder / "steps.jsonl", columns.take)
     header = file.header

@@ -125,7 +125,7 @@ def _enclosing_ops(trace: Trace) -> Int64:
     """For each host event the event index of the op that directly encloses it, else -1."""
     events = trace.events
     host = np.isin(events.category, (Category.CPU_OP, Category.RUNTIME, Category.DRIVER))
-    parents = np.full(len(events), -1, np.int64)
+    parents: Int64 = np.full(len(events), -1, np.int64)
     for thread in np.unique(events.thread[host]):
         rows = np.flatnonzero(host & (events.thread == thread))
         nested = nest(events.start_ns[rows], events.duration_ns[rows])
@@ -151,7 +151,7 @@ def _climb_to_cost(trace: Trace, ops: Int64, parents: Int64) -> Int64:
     events = trace.events
     is_op = events.category == Category.CPU_OP
     pairs: dict[tuple[int, int], bool] = {}
-    result = ops.copy()
+    result: Int64 = ops.copy()
     for index, start in enumerate(ops.tolist()):
         current, nearest = start, -1
         while current >= 0:
