@@ -88,11 +88,12 @@ def enlarge(source: Path, target: Path, size_bytes: int) -> None:
     head, body, tail = data[: opening.end()], data[opening.end() : ending], data[ending:]
     times = [int(t) for t in _NUMBER.findall(body) if int(t) > 0]
     span = max(times) - min(times) + 1
+    ids = max([int(match.group(2)) for match in _IDS.finditer(body)], default=0) + 1
     with target.open("wb") as out:
         out.write(head)
         for copy in range(max(1, -(-(size_bytes - len(head)) // len(body)))):
             out.write(b"," if copy else b"")
-            out.write(_IDS.sub(_adder(copy * 10_000_000), _TIME.sub(_adder(copy * span), body)))
+            out.write(_IDS.sub(_adder(copy * ids), _TIME.sub(_adder(copy * span), body)))
         out.write(tail)
 
 

@@ -38,6 +38,8 @@ STARTS_COLLECTORS = (
     "boundscope.profiler.commands",
 )
 """What of the profiler works with the collectors themselves; the rest sees their records only."""
+RUN_FOLDER_FORMATS = ("boundscope.collectors.records", "boundscope.collectors.pyspy")
+"""What a run folder holds: records, and py-spy's own files where the run was killed."""
 MAY_SPEAK = (
     "boundscope.profiler.cli",
     "boundscope.profiler.commands",
@@ -48,7 +50,7 @@ ABSOLUTE_IMPORTS = ("boundscope.__main__", "boundscope.__init__", "boundscope.da
 BOOTSTRAP = "boundscope.collectors.inject.sitecustomize"
 """Python imports it by its bare name, outside of any package, so it can't import relatively."""
 
-PUBLIC_NAMES = {"boundscope": {"__version__"}}
+PUBLIC_NAMES = {"boundscope": {"__version__", "step"}}
 
 
 def module_name(path: Path) -> str:
@@ -153,8 +155,7 @@ def test_only_what_starts_collectors_knows_more_of_them_than_their_records() -> 
         for name, tree in files
         if not within(name, STARTS_COLLECTORS)
         for imported, _ in imports_of(name, tree)
-        if within(imported, ("boundscope.collectors",))
-        and not within(imported, ("boundscope.collectors.records",))
+        if within(imported, ("boundscope.collectors",)) and not within(imported, RUN_FOLDER_FORMATS)
     ]
 
     # Then

@@ -301,6 +301,7 @@ class Guest:
             return
         self.windows.tick(self.ticker.count)
         if self.ticker.count == FACTS_AT_STEP:
+            self.recorder.find_place()
             self.recorder.record(process_record(self.torch, trained=True))
 
     @guarded

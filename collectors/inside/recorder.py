@@ -36,13 +36,22 @@ Span = tuple[str, int, int, int, int]
 """Kind, start (monotonic ns), duration ns, detail, thread ident."""
 
 
-def process_rank() -> tuple[int, int | None, int | None]:
-    """Rank, local rank and world size: from torch.distributed, else the launcher's variables."""
+Place = tuple[int, int | None, int | None]
+"""Rank, local rank and world size."""
+
+
+def process_place(known: Place | None = None) -> Place:
+    """The place of this process in its job: from torch.distributed, else what its launcher says.
+
+    `known` holds when the process group is not there, or no more.
+    """
     rank, world = _environment_int("RANK"), _environment_int("WORLD_SIZE")
     local = _environment_int("LOCAL_RANK")
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        rank, world = distributed.get_rank(), distributed.get_world_size()
+        return distributed.get_rank(), local, distributed.get_world_size()
+    if known is not None:
+        return known
     for names in RANK_VARIABLES:
         if rank is None:
             rank, world = _environment_int(names[0]), _environment_int(names[1])
@@ -73,7 +82,8 @@ class Recorder:
         self.training_thread = 0
         self.short_sleep = False
         self._writer: RecordWriter | None = None
-        self._written_rank: tuple[int, int | None, int | None] = (0, None, None)
+        self._place = process_place()
+        self._written_place = self._place
         self._broken = False
         self._wake = threading.Event()
         self._stopping = False
@@ -150,25 +160,30 @@ class Recorder:
         if self._writer is not None and batch:
             self._writer.write(*batch)
 
+    def find_place(self) -> None:
+        """Ask again for this process's rank, as long as its process group is there."""
+        self._place = process_place(self._place)
+
     def _open(self) -> None:
-        rank = process_rank()
-        if self._writer is not None and rank == self._written_rank:
+        self.find_place()
+        place = self._place
+        if self._writer is not None and place == self._written_place:
             return
         if self._writer is None:
-            self.folder = self.run_folder / f"rank-{rank[0]}-{os.getpid()}"
+            self.folder = self.run_folder / f"rank-{place[0]}-{os.getpid()}"
             self.folder.mkdir(parents=True, exist_ok=True)
         assert self.folder is not None
         if self._writer is not None:
             self._writer.abandon()
-        self._written_rank = rank
+        self._written_place = place
         self._writer = RecordWriter(
             self.folder / "steps.jsonl",
             "inside",
             self.clock,
             version=self.version,
-            rank=rank[0],
-            local_rank=rank[1],
-            world_size=rank[2],
+            rank=place[0],
+            local_rank=place[1],
+            world_size=place[2],
         )
 
     def _take_spans(self) -> Spans | None:

@@ -37,6 +37,11 @@ ALIGN_BELOW_S = 0.2
 the ranks of a job, which step together, record the same steps."""
 
 MAX_WINDOW_S = 30.0
+
+MAX_TRIES = 5
+"""Windows cut short by a fork or by the script's own profiler that are tried again: a loop that
+forks every few steps must not pay for a window each time."""
+
 EVENT_MARK = b'"ph": "X"'
 
 
@@ -66,6 +71,8 @@ class Windows:
         self._own_call = 0
         self._held = False
         self._failed = False
+        self._again = False
+        self._tries = MAX_TRIES
         self.foreign = False
         recorder.every_flush.append(self.watch)
 
@@ -101,7 +108,7 @@ class Windows:
         """A profiler is prepared or enabled: ours gives way to one of the script's own."""
         if self._own_call != threading.get_ident():
             self.foreign = True
-            self.stop(truncated=True)
+            self._interrupt()
 
     def profiler_ended(self) -> None:
         """A profiler was disabled; the script's own may be prepared again at any time."""
@@ -110,7 +117,7 @@ class Windows:
 
     def hold(self) -> None:
         """Before a fork: end the window, and wait for a trace that is being written."""
-        self.stop(truncated=True)
+        self._interrupt()
         self._held = self._lock.acquire(timeout=HOLD_S)
 
     def release(self) -> None:
@@ -119,9 +126,18 @@ class Windows:
             self._held = False
             self._lock.release()
 
+    def _interrupt(self) -> None:
+        """End a window that is in somebody's way; it is tried again."""
+        with self._lock:
+            if self._profile is not None and self._tries:
+                self._tries -= 1
+                self._again = True
+            self.stop(truncated=True)
+
     def _free(self) -> bool:
         """Whether no other profiler runs; Kineto has room for one."""
-        return not self.foreign and not self._torch.autograd._profiler_enabled()
+        running = getattr(self._torch.autograd.profiler, "_is_profiler_enabled", False)
+        return not (self.foreign or running or self._torch.autograd._profiler_enabled())
 
     def _due(self, step: int, now: int) -> bool:
         if self._pending is not None or self._failed or not self._recorder.writes:
@@ -321,6 +337,10 @@ class Windows:
     def _plan_after(self, window: Window, events: int) -> None:
         seconds = max(1e-4, (window.end_ns - window.start_ns) * 1e-9)
         self._events_per_s = max(self._events_per_s, events / seconds)
+        if self._again:
+            self._again = False
+            self._wanted = [window.reason]
+            return
         if window.reason != "probe":
             heavy = window.truncated and self._want_at == "step" and window.reason == "warm"
             self._want_at = "backward" if heavy else "step"

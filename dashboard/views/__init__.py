@@ -1,0 +1,1 @@
+"""The pages, one a file: what to show and where; what it says comes from `profiler`."""

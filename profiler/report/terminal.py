@@ -7,20 +7,8 @@ from rich.text import Text
 
 from ..diagnosis import Diagnosis, Finding
 from ..text import duration, milliseconds, percent, plural
+from .colours import SLOT_COLOURS
 from .places import describe_place
-
-SLOT_COLOURS = {
-    "compute": "#0072b2",
-    "memory": "#56b4e9",
-    "network": "#d55e00",
-    "imbalance": "#cc79a7",
-    "input": "#e69f00",
-    "host": "#f0e442",
-    "storage": "#009e73",
-    "evaluation": "#999999",
-    "other": "#666666",
-}
-"""Okabe and Ito's palette, safe for the colour-blind; a slot has the same colour everywhere."""
 
 SLOT_MARKS = dict(zip(SLOT_COLOURS, "█▓▒◆░▞▚▤·", strict=True))
 """Without colours the bar still tells the slots apart."""

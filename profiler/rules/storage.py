@@ -8,6 +8,7 @@ import numpy as np
 
 from ...collectors.records import SpanKind
 from ..diagnosis import Evidence, Finding, Fix, Place
+from ..run.load import Int64
 from ..text import duration, percent
 from .base import MIN_SHARE, Evidenced
 
@@ -25,6 +26,8 @@ def find(case: Evidenced) -> list[Finding]:
     line = rank.timeline
     steady = saves.start_ns >= line.start_ns[line.steady][0]
     seconds = saves.duration_ns[steady] * 1e-9
+    if not len(seconds):
+        return []
     saves_per_step = _saved_steps(saves.start_ns[steady], line.start_ns) / max(
         1, int(line.steady.sum())
     )
@@ -80,6 +83,6 @@ def find(case: Evidenced) -> list[Finding]:
     ]
 
 
-def _saved_steps(saves: np.ndarray, starts: np.ndarray) -> int:
+def _saved_steps(saves: Int64, starts: Int64) -> int:
     """In how many steps something was saved; writes and their fsync in one step count once."""
     return len(np.unique(np.searchsorted(starts, saves, side="right")))

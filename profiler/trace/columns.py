@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .arguments import ArgumentReader, tensor_bytes
 from .categories import category_of, depends_on_name
 from .decode import AnyEvent, ExactEvent
-from .growing import GrowingTable
+from .growing import GrowingTable, mapped
 from .notes import Notes
 from .table import DEVICE_WORK, Category, Events, Int64, Signature, Thread
 
@@ -222,8 +222,8 @@ class Columns:
         if not len(start):
             return
         middle = int(np.median(start[:: 1 + len(start) // _SAMPLE_ROWS]))
-        near = (start >= middle - _DAY_NS) & (start <= middle + _DAY_NS)
-        if not near.all():
+        if int(start.min()) < middle - _DAY_NS or int(start.max()) > middle + _DAY_NS:
+            near = (start >= middle - _DAY_NS) & (start <= middle + _DAY_NS)
             self._notes.add(
                 "absurd-time-stamps",
                 "Events at a time that cannot be: left out.",
@@ -261,20 +261,54 @@ def is_epoch(start_ns: Int64) -> bool:
 
 def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int32] | None:
     """Return the order by (start, -duration), stable; None where the rows have it already."""
-    rising = start[1:] >= start[:-1]
-    if rising.all() and not np.any((start[1:] == start[:-1]) & (duration[1:] > duration[:-1])):
+    if _in_order(start, duration):
         return None
-    order = np.argsort(start, kind="stable").astype(np.int32)
-    tied = np.zeros(len(order), np.bool_)
-    for begin in range(0, len(order) - 1, _SAMPLE_ROWS):  # in blocks: the gathers are wide
-        ordered = start[order[begin : begin + _SAMPLE_ROWS + 1]]
-        same = ordered[1:] == ordered[:-1]
-        tied[begin + 1 : begin + 1 + len(same)] |= same
-        tied[begin : begin + len(same)] |= same
-    places = np.flatnonzero(tied)
-    if len(places):
-        members = order[places]
-        order[places] = members[np.lexsort((-duration[members], start[members]))]
+    order = _start_order(start)
+    begin = 0
+    while begin < len(order):  # in blocks that no run of equal starts crosses
+        end = min(begin + _SAMPLE_ROWS, len(order))
+        while end < len(order) and start[order[end]] == start[order[end - 1]]:
+            end += 1
+        block = order[begin:end]
+        starts, durations = start[block], duration[block]
+        tied = starts[1:] == starts[:-1]
+        if np.any(tied & (durations[1:] > durations[:-1])):
+            order[begin:end] = block[np.lexsort((-durations, starts))]
+        begin = end
+    return order
+
+
+def _in_order(start: Int64, duration: Int64) -> bool:
+    for begin in range(0, len(start), _SAMPLE_ROWS):
+        starts = start[begin : begin + _SAMPLE_ROWS + 1]
+        durations = duration[begin : begin + _SAMPLE_ROWS + 1]
+        later = starts[1:] > starts[:-1]
+        if not np.all(later | ((starts[1:] == starts[:-1]) & (durations[1:] <= durations[:-1]))):
+            return False
+    return True
+
+
+def _start_order(start: Int64) -> npt.NDArray[np.int32]:
+    """Return the stable order by start.
+
+    Start and row are sorted as one number where they fit into 63 bits (4 million rows of up to 36
+    minutes do): that needs a third of the memory of `argsort`, and less time.
+    """
+    first = int(start.min())
+    bits = len(start).bit_length()
+    if (int(start.max()) - first).bit_length() + bits > 63:
+        return np.argsort(start, kind="stable").astype(np.int32)
+    packed = mapped(len(start), np.dtype(np.int64))
+    np.subtract(start, first, out=packed)
+    packed <<= bits
+    order = mapped(len(start), np.dtype(np.int32))
+    for begin in range(0, len(start), _SAMPLE_ROWS):
+        packed[begin : begin + _SAMPLE_ROWS] |= np.arange(
+            begin, min(begin + _SAMPLE_ROWS, len(start))
+        )
+    packed.sort()
+    packed &= (1 << bits) - 1
+    order[:] = packed
     return order
 
 

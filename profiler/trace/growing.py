@@ -16,7 +16,7 @@ _SORT_ROWS = 1 << 20  # rows reordered at a time: an index array of int32 is wid
 _WIDE = np.iinfo(np.int32).max
 
 
-def _mapped(rows: int, kind: np.dtype[Any]) -> Array:
+def mapped(rows: int, kind: np.dtype[Any]) -> Array:
     """Return an array of zeros in pages of its own."""
     if not hasattr(mmap, "MAP_ANONYMOUS") or rows == 0:
         return np.zeros(rows, kind)
@@ -33,7 +33,7 @@ class GrowingTable:
 
     def __init__(self, kinds: dict[str, Any], narrow: tuple[str, ...]) -> None:
         self._columns: dict[str, Array] = {
-            name: _mapped(_FIRST_ROWS, np.dtype(np.int32 if name in narrow else kind))
+            name: mapped(_FIRST_ROWS, np.dtype(np.int32 if name in narrow else kind))
             for name, kind in kinds.items()
         }
         self._narrow = narrow
@@ -47,7 +47,7 @@ class GrowingTable:
             self._grow(max(end, int(end * _GROWTH)))
         for name, values in part.items():
             if name in self._narrow and count and int(values.max()) > _WIDE:
-                self._columns[name] = self._columns[name].astype(np.int64)
+                self._replace(name, len(self._columns[name]), np.dtype(np.int64))
             self._columns[name][self.rows : end] = values
         self.rows = end
 
@@ -65,7 +65,7 @@ class GrowingTable:
         """Put the rows into another order."""
         for name in self._columns:
             old = self.column(name)
-            new = _mapped(self.rows, old.dtype)
+            new = mapped(self.rows, old.dtype)
             for begin in range(0, self.rows, _SORT_ROWS):
                 chosen = order[begin : begin + _SORT_ROWS]
                 np.take(old, chosen, out=new[begin : begin + len(chosen)], mode="clip")
@@ -79,6 +79,9 @@ class GrowingTable:
 
     def _grow(self, rows: int) -> None:
         for name, old in self._columns.items():
-            new = _mapped(rows, old.dtype)
-            new[: self.rows] = old[: self.rows]
-            self._columns[name] = new
+            self._replace(name, rows, old.dtype)
+
+    def _replace(self, name: str, rows: int, kind: np.dtype[Any]) -> None:
+        new = mapped(rows, kind)
+        new[: self.rows] = self.column(name)
+        self._columns[name] = new

@@ -35,6 +35,8 @@ OVERHEAD_SHARE = 0.05
 SLOWED_SHARE = 0.10
 """Profiled steps against unprofiled ones."""
 
+_SAMPLE = 4096
+
 _LAUNCH = re.compile(
     r"(?:cuda|cu|hip|xpu|ze)\w*(?:Launch|Memcpy)(?!.*(?:Attribute|Params|HostFunc|GetHandle))"
 )
@@ -93,7 +95,7 @@ def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
         found += _device_warnings(trace, work)
     found += _overhead(trace)
     found += _slowed(trace, unprofiled_step_ns)
-    if len(trace.events) and not np.any(trace.events.start_ns % 1000):
+    if len(trace.events) and _coarse(trace):
         found.append(
             TraceWarning(
                 "coarse-time-stamps",
@@ -101,6 +103,12 @@ def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
             )
         )
     return Health(found, confidence(found))
+
+
+def _coarse(trace: Trace) -> bool:
+    """Whether all times are whole microseconds."""
+    start = trace.events.start_ns
+    return not np.any(start[:_SAMPLE] % 1000) and not np.any(start % 1000)
 
 
 def confidence(warnings: list[TraceWarning]) -> float:
@@ -172,7 +180,7 @@ def _early(trace: Trace, linked: Int64, calls: Int64) -> list[TraceWarning]:
 
 def _zeros(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     events = trace.events
-    if not np.any(events.start_ns % 1000):
+    if _coarse(trace):
         return []  # whole microseconds: short kernels are 0
     negative = sum(w.count for w in trace.warnings if w.slug == "negative-durations")
     zero = int(np.count_nonzero(events.duration_ns[work] == 0)) - negative

@@ -40,9 +40,9 @@ def test_it_was_so_through_trace_windows(wrapped: Any) -> None:
 def test_all_steps_and_waits_were_recorded(wrapped: Any) -> None:
     (rank,) = wrapped.run.ranks
 
-    assert len(rank.spans.of(SpanKind.OPTIMIZER)) == 400
-    assert len(rank.spans.of(SpanKind.BACKWARD)) == 400
-    assert len(rank.spans.of(SpanKind.LOADER)) == 400
+    assert len(rank.spans.of(SpanKind.OPTIMIZER)) == 240
+    assert len(rank.spans.of(SpanKind.BACKWARD)) == 240
+    assert len(rank.spans.of(SpanKind.LOADER)) == 240
     assert rank.gaps == []
 
 

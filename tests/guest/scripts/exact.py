@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-STEPS = 400
+STEPS = 240
 
 
 class Noisy(Dataset):
     """Every item takes randomness of its own from three streams."""
 
     def __len__(self):
-        return 80
+        return 240
 
     def __getitem__(self, index):
         noise = torch.randn(16) + random.random() + numpy.random.random()
@@ -46,7 +46,7 @@ def main():
             optimizer.step()
             step += 1
             print(step, repr(loss.item()))
-            time.sleep(0.004)
+            time.sleep(0.006)
         print("epoch", file=sys.stderr)
     print(fingerprint(), random.random(), numpy.random.random(), torch.rand(1).item())
     print("threads", torch.get_num_threads(), "modules", "pandas" in sys.modules)

@@ -1,0 +1,141 @@
+"""Every run in the served folders: search, filter, open, pick two to compare."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from ...profiler.library import Entry
+from ...profiler.text import duration, milliseconds, percent
+from .. import markup, state
+
+PAGE_SIZE = 20
+NOTEWORTHY_CHANGE = 0.05
+"""Step times of two runs of the same code differ by less than this on a quiet machine."""
+
+ALL = "every verdict"
+
+
+def page() -> None:
+    """Show the list."""
+    rows = state.entries()
+    where = ", ".join(str(root) for root in state.roots())
+    state.html(markup.title("Runs", f"{len(rows)} in {where}" if rows else where))
+    if not rows:
+        hint = "Record one with: boundscope run train.py"
+        state.html(markup.empty("There are no runs here yet.", hint))
+        return
+    shown = _filtered(rows)
+    if not shown:
+        state.html(markup.empty("No run matches.", "Change the search or the verdict above."))
+        return
+    _compare_bar(rows)
+    for entry in _one_screen(shown):
+        _card(entry)
+
+
+def _filtered(rows: list[Entry]) -> list[Entry]:
+    search, choose = st.columns([3, 2])
+    words = search.text_input("Search", placeholder="name, command, device …", key="search")
+    bounds = sorted({row.diagnosis.verdict.bound for row in rows if row.diagnosis})
+    bound = choose.selectbox("Verdict", [ALL, *bounds], key="bound")
+    return [row for row in rows if _matches(row, words.lower().split(), bound)]
+
+
+def _matches(row: Entry, words: list[str], bound: str) -> bool:
+    if bound != ALL and (row.diagnosis is None or row.diagnosis.verdict.bound != bound):
+        return False
+    devices = row.diagnosis.run.devices if row.diagnosis else []
+    text = " ".join((row.source.key, row.name, row.command, row.status, *devices)).lower()
+    return all(word in text for word in words)
+
+
+def _one_screen(rows: list[Entry]) -> list[Entry]:
+    pages = (len(rows) + PAGE_SIZE - 1) // PAGE_SIZE
+    if pages == 1:
+        return rows
+    number = st.selectbox("Page", range(1, pages + 1), format_func=lambda n: f"{n} of {pages}")
+    return rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+
+
+def _compare_bar(rows: list[Entry]) -> None:
+    """Offer the comparison once two runs are ticked; the older one is the base."""
+    ticked = [row for row in rows if st.session_state.get(_tick_key(row))]
+    pages = st.session_state.get("pages", {})
+    if len(ticked) == 1:
+        state.html(markup.paragraph("Tick a second run to compare the two."))
+    elif len(ticked) > 2:
+        state.html(markup.note("Tick two runs to compare, not more."))
+    elif len(ticked) == 2 and "compare" in pages:
+        base, new = sorted(ticked, key=lambda row: row.started_ns)
+        query = {"run": new.source.key, "base": base.source.key}
+        st.page_link(pages["compare"], label="Compare the two ticked runs", query_params=query)
+
+
+def _tick_key(entry: Entry) -> str:
+    return f"tick:{entry.source.key}"
+
+
+def _card(entry: Entry) -> None:
+    with st.container(border=True):
+        words, act = st.columns([6, 1.4], vertical_alignment="center")
+        with words:
+            state.html(_summary(entry))
+        with act:
+            pages = st.session_state.get("pages", {})
+            if "verdict" in pages and entry.status != "unreadable":
+                query = {"run": entry.source.key}
+                st.page_link(pages["verdict"], label="Open", query_params=query)
+            if "compare" in pages and entry.step_ms is not None:
+                st.checkbox("Compare", key=_tick_key(entry))
+
+
+def _summary(entry: Entry) -> str:
+    dark = state.is_dark()
+    diagnosis = entry.diagnosis
+    parts = [markup.run_title(entry.name, entry.source.key)]
+    if diagnosis is None:
+        parts.append(markup.paragraph(_undiagnosed(entry)))
+        return "".join(parts)
+    verdict = diagnosis.verdict
+    parts.append(markup.run_verdict(verdict.bound, verdict.headline, dark=dark))
+    parts.append(markup.facts(_facts(entry)))
+    return "".join(parts)
+
+
+def _undiagnosed(entry: Entry) -> str:
+    if entry.status == "unreadable":
+        return "Its manifest cannot be read."
+    if entry.status == "trace":
+        return f"A trace, written {_when(entry.started_ns)}. Open it to diagnose it."
+    started = _when(entry.started_ns)
+    return f"Started {started}, {entry.status}. Open it for a diagnosis."
+
+
+def _facts(entry: Entry) -> list[tuple[str, str]]:
+    diagnosis = entry.diagnosis
+    assert diagnosis is not None
+    run = diagnosis.run
+    took = duration(entry.duration_s) if entry.duration_s is not None else ""
+    return [
+        ("started", _when(entry.started_ns)),
+        ("took", took),
+        ("median step", milliseconds(entry.step_ms) if entry.step_ms is not None else ""),
+        ("against the run before", _trend(entry.change)),
+        ("ranks", str(run.world_size)),
+        ("device", ", ".join(run.devices)),
+        ("status", "" if entry.status == "finished" else entry.status),
+    ]
+
+
+def _trend(change: float | None) -> str:
+    if change is None:
+        return ""
+    if abs(change) < NOTEWORTHY_CHANGE:
+        return "the same"
+    return f"▲ {percent(change)} slower" if change > 0 else f"▼ {percent(-change)} faster"
+
+
+def _when(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_ns / 1e9))

@@ -1,0 +1,235 @@
+"""What lies in the folders that are served: runs and traces, and how each stands."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ..collectors.records import Manifest
+from .diagnose import diagnose_features, find_roofs
+from .diagnosis import Diagnosis
+from .errors import UnusableData
+from .features import Features, derive, derive_from
+from .run.load import Run, load_run
+from .run.manifest import FILE_NAME, read_manifest
+from .run.status import effective_status, newest_record_ns
+from .trace_run import SUFFIXES, load_traces, trace_files
+
+PATHS_VARIABLE = "BOUNDSCOPE_DASHBOARD_PATHS"
+"""Environment variable by which the served paths reach the dashboard: a JSON list."""
+
+DIAGNOSIS_FILE = "diagnosis.json"
+MAX_DEPTH = 4
+"""Runs are looked for so many folders below a given one."""
+
+MAX_FOLDERS = 5_000
+"""After so many folders the search ends: somebody gave a home folder, not one of runs."""
+
+SNIFFED_BYTES = 1 << 16
+
+COPY_SLACK_NS = 60_000_000_000
+"""A copied run has its files in any order: within a minute the diagnosis counts as the newer."""
+
+_RANK = re.compile(r"(?:rank|worker|trainer)[-_]?(\d+)", re.IGNORECASE)
+
+Kind = Literal["run", "trace", "traces"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that can be diagnosed. `key` names it in an address, unique among the served."""
+
+    key: str
+    path: Path
+    kind: Kind
+
+    @property
+    def files(self) -> list[Path]:
+        """The trace files of a source that has nothing else."""
+        return [] if self.kind == "run" else trace_files(self.path)
+
+    @property
+    def stamp(self) -> int:
+        """When anything of it was last written, ns: the key of what is computed from it."""
+        if self.kind != "run":
+            return max((_mtime_ns(path) for path in self.files), default=0)
+        named = (self.path / FILE_NAME, self.path / DIAGNOSIS_FILE)
+        return max(newest_record_ns(self.path), *(_mtime_ns(path) for path in named))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source as the list of runs shows it; what is not known is None or empty.
+
+    `change` is the change of the median step time against the run of the same name before.
+    """
+
+    source: Source
+    name: str
+    started_ns: int
+    duration_s: float | None
+    status: str
+    diagnosis: Diagnosis | None
+    command: str = ""
+    change: float | None = None
+
+    @property
+    def step_ms(self) -> float | None:
+        """Median step time."""
+        step = self.diagnosis.run.step_ms if self.diagnosis is not None else None
+        return step.median if step is not None else None
+
+
+def find_sources(roots: Sequence[Path]) -> list[Source]:
+    """Return every run and trace in `roots`; links that lead out of them are left out."""
+    found: dict[Path, Source] = {}
+    for number, root in enumerate(roots):
+        home = root.resolve()
+        prefix = f"{number}:" if len(roots) > 1 else ""
+        for path, kind in _walk(home):
+            real = path.resolve()
+            if real != home and home not in real.parents:
+                continue
+            key = path.relative_to(home).as_posix() if path != home else path.name
+            found.setdefault(real, Source(prefix + key, path, kind))
+    return sorted(found.values(), key=lambda source: source.key)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, Kind]]:
+    if root.is_file():
+        yield root, "trace"
+        return
+    waiting = [(root, 0)]
+    for _ in range(MAX_FOLDERS):
+        if not waiting:
+            return
+        folder, depth = waiting.pop()
+        if (folder / FILE_NAME).is_file():
+            yield folder, "run"
+            continue
+        yield from _traces_in(folder)
+        if depth < MAX_DEPTH:
+            waiting += [(child, depth + 1) for child in _subfolders(folder)]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                Path(entry.path)
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+
+
+def _traces_in(folder: Path) -> Iterator[tuple[Path, Kind]]:
+    """A folder whose traces are named by rank is one job; other traces stand for themselves."""
+    try:
+        files = [path for path in trace_files(folder) if not path.is_symlink()]
+    except OSError:
+        return
+    traces = [path for path in files if _looks_like_trace(path)]
+    ranks = [match[1] for path in traces if (match := _RANK.search(path.name))]
+    if len(traces) > 1 and len(traces) == len(files) == len(set(ranks)):
+        yield folder, "traces"
+    else:
+        for path in traces:
+            yield path, "trace"
+
+
+def _looks_like_trace(path: Path) -> bool:
+    if not path.name.endswith(SUFFIXES):
+        return False
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(SNIFFED_BYTES)
+    except (OSError, EOFError):
+        return False
+    return b'"traceEvents"' in head or b'"ph"' in head
+
+
+def list_entries(sources: Sequence[Source]) -> list[Entry]:
+    """Return the sources as rows, newest first, each with its change against the one before."""
+    entries = sorted((_entry(source) for source in sources), key=lambda entry: entry.started_ns)
+    last: dict[str, float] = {}
+    rows = []
+    for entry in entries:
+        before, now = last.get(entry.name), entry.step_ms
+        change = now / before - 1 if now and before else None
+        rows.append(replace(entry, change=change))
+        if now:
+            last[entry.name] = now
+    return rows[::-1]
+
+
+def _entry(source: Source) -> Entry:
+    if source.kind != "run":
+        started = _mtime_ns(source.path)
+        return Entry(source, source.path.name, started, None, "trace", None)
+    try:
+        manifest = read_manifest(source.path)
+    except UnusableData:
+        return Entry(source, source.path.name, 0, None, "unreadable", None)
+    return Entry(
+        source=source,
+        name=manifest.name or source.path.name,
+        started_ns=manifest.started_ns,
+        duration_s=_duration_s(manifest),
+        status=effective_status(manifest, source.path),
+        diagnosis=stored_diagnosis(source),
+        command=" ".join(manifest.command),
+    )
+
+
+def _duration_s(manifest: Manifest) -> float | None:
+    if not manifest.ended_ns:
+        return None
+    return (manifest.ended_ns - manifest.started_ns) * 1e-9
+
+
+def stored_diagnosis(source: Source) -> Diagnosis | None:
+    """Return the diagnosis kept with a run that ended; None when there is none or it is older."""
+    path = source.path / DIAGNOSIS_FILE
+    newest = newest_record_ns(source.path)
+    if source.kind != "run" or _mtime_ns(path) + COPY_SLACK_NS < newest:
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Diagnosis)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def diagnose_source(source: Source) -> Diagnosis:
+    """Return the kept diagnosis where it is good, else a new one; raises UnusableData."""
+    kept = stored_diagnosis(source)
+    return kept if kept is not None else diagnose_features(derive_source(source))
+
+
+def derive_source(source: Source) -> Features:
+    """Return the features of a source: reads its traces; raises UnusableData."""
+    if source.kind == "run":
+        run = load_run(source.path)
+        return derive(run, find_roofs(run, measure=False))
+    run, inputs, warnings = load_traces(source.files)
+    return derive_from(run, inputs, None, warnings)
+
+
+def open_run(source: Source) -> Run:
+    """Return a run's records; for traces, a run that has only what they say."""
+    return load_run(source.path) if source.kind == "run" else load_traces(source.files)[0]
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,149 @@
+"""Starts Streamlit as a child process: on this machine only, and without its telemetry."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import BoundscopeError, UsageError
+from .library import PATHS_VARIABLE
+
+READY_WITHIN_S = 30.0
+ENDS_WITHIN_S = 5.0
+NEEDED = ("streamlit", "plotly", "pandas", "pyarrow")
+
+OPTIONS = {
+    "browser.gatherUsageStats": "false",
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.runOnSave": "false",
+    "client.toolbarMode": "viewer",
+    "theme.light.primaryColor": "#00549a",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f3f5f8",
+    "theme.dark.primaryColor": "#56b4e9",
+    "theme.dark.backgroundColor": "#0f1218",
+    "theme.dark.secondaryBackgroundColor": "#1a1f29",
+}
+"""Streamlit's own settings; they win over a `.streamlit/config.toml` in the current folder."""
+
+
+def serve(paths: Sequence[Path], *, address: str, port: int, open_browser: bool) -> int:
+    """Serve the paths until interrupted; returns the exit code.
+
+    Raises BoundscopeError when the packages are missing, the port is taken or the server fails.
+    """
+    _check_packages()
+    _check_port(address, port)
+    if not _is_loopback(address):
+        sys.stderr.write(
+            f"warning[not-only-local]: everyone who reaches {address}:{port} can read these runs; "
+            "there is no password.\n"
+        )
+    child = subprocess.Popen(_command(address, port), env=_environment(paths))
+    url = f"http://{_shown(address)}:{port}"
+    try:
+        _wait_until_ready(child, url)
+        sys.stderr.write(f"boundscope dashboard: {url} (Ctrl-C ends it)\n")
+        if open_browser:
+            webbrowser.open(url)
+        return child.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end(child)
+
+
+def _check_packages() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BoundscopeError(
+            "dashboard-not-installed",
+            f"The dashboard needs {', '.join(missing)}, which this Python does not have.",
+            "pip install 'boundscope[dashboard]'",
+        )
+
+
+def _check_port(address: str, port: int) -> None:
+    """Say that a port is taken before Streamlit silently fails or takes another."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise UsageError(
+                "port-not-free",
+                f"The dashboard cannot listen on {address}:{port}: {error.strerror or error}.",
+                f"choose another port: boundscope dashboard --port {port % 65535 + 1}",
+            ) from error
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _shown(address: str) -> str:
+    """Return the address as a browser on this machine reaches it."""
+    if address in ("0.0.0.0", "::"):  # noqa: S104 - compared with, never bound to
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
+
+
+def _command(address: str, port: int) -> list[str]:
+    spec = importlib.util.find_spec("..dashboard.app", __package__)
+    assert spec is not None
+    assert spec.origin is not None
+    options = {**OPTIONS, "server.address": address, "server.port": str(port)}
+    options["browser.serverAddress"] = _shown(address).strip("[]")
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "streamlit", "run", spec.origin, *flags]
+
+
+def _environment(paths: Sequence[Path]) -> dict[str, str]:
+    """Return the child's environment; modules of the current folder must not shadow its own."""
+    served = json.dumps([str(path.resolve()) for path in paths])
+    return {**os.environ, PATHS_VARIABLE: served, "PYTHONSAFEPATH": "1"}
+
+
+def _wait_until_ready(child: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):  # noqa: S310
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise BoundscopeError(
+        "dashboard-not-started",
+        f"Streamlit did not answer on {url} within {READY_WITHIN_S:.0f} s.",
+        "what it said stands above; `python -m streamlit hello` tells whether it works at all",
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

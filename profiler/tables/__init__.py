@@ -1,0 +1,1 @@
+"""Tables and series derived from a run, for whoever shows them: pure functions, plain data."""

@@ -1,0 +1,180 @@
+"""From slots to the verdict: causes followed across ranks, ties, and what does not suffice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from boundscope.collectors.records import Manifest
+from boundscope.profiler.diagnose import diagnose_features
+from boundscope.profiler.diagnosis import SLOTS, Diagnosis
+from boundscope.profiler.features import Features, RankFeatures
+from boundscope.profiler.rules.base import follow
+from boundscope.profiler.run.load import RankData, Run, SpanTable
+from boundscope.profiler.timeline import PHASES, Timeline
+
+EMPTY = np.empty(0, np.int64)
+STEP_NS = 10_000_000
+
+
+def make_rank(number: int, steps: int, **shares: float) -> RankFeatures:
+    full = {**dict.fromkeys(SLOTS, 0.0), **shares}
+    full["other"] += 1.0 - sum(full.values())
+    spans = SpanTable(np.empty(0, np.uint8), EMPTY, EMPTY, EMPTY)
+    data = RankData(number, 1, "h", Path("r"), spans, [], [], None, [], [])
+    start = np.arange(steps, dtype=np.int64) * STEP_NS
+    nothing = {phase: np.zeros(steps) for phase in PHASES}
+    line = Timeline(
+        rank=number,
+        source="optimizer",
+        start_ns=start,
+        end_ns=start + STEP_NS,
+        phase_ns={**nothing, "rest": np.full(steps, float(STEP_NS))},
+        phase_intervals=dict.fromkeys(PHASES, (EMPTY, EMPTY)),
+        steady=np.ones(steps, np.bool_),
+        profiled=np.zeros(steps, np.bool_),
+        first_ns=0,
+    )
+    return RankFeatures(
+        data=data,
+        timeline=line,
+        shares=full,
+        block_shares=np.array([[full[slot] for slot in SLOTS]]),
+        phase_ms={phase: float(values.mean()) * 1e-6 for phase, values in line.phase_ns.items()},
+        ops=[],
+        window_ms=0.0,
+        event_overhead_ns=0.0,
+        collectives=[],
+    )
+
+
+def make_features(*ranks: RankFeatures, **manifest: Any) -> Features:
+    facts: dict[str, Any] = {
+        "schema": 1,
+        "id": "id",
+        "name": "n",
+        "command": [],
+        "cwd": "",
+        "started_ns": 0,
+        "status": "finished",
+        "launcher_pid": 0,
+        "launcher_start_ticks": 0,
+        "host": "h",
+        "version": "",
+    }
+    run = Run(Path("r"), Manifest(**{**facts, **manifest}), "finished")
+    known = {"ranks": [rank.data for rank in ranks], "metrics": [], "stacks": {}}
+    run.__dict__.update({**known, "processes": [], "gaps": [], "_node_files": []})
+    shares = {slot: float(np.mean([r.shares[slot] for r in ranks])) for slot in SLOTS}
+    return Features(run, list(ranks), shares, {})
+
+
+def judged(*ranks: RankFeatures) -> Diagnosis:
+    return diagnose_features(make_features(*ranks))
+
+
+def test_the_largest_slot_is_the_bound_and_the_next_the_runner_up() -> None:
+    diagnosis = judged(make_rank(0, 50, compute=0.7, memory=0.2, host=0.1))
+
+    assert diagnosis.verdict.bound == "compute"
+    assert diagnosis.verdict.runner_up == "memory"
+
+
+def test_a_wait_for_a_rank_with_a_slow_loader_is_charged_to_input() -> None:
+    late = make_rank(1, 50, input=0.8, compute=0.2)
+    waiting = make_rank(0, 50, compute=0.2, imbalance=0.78, input=0.02)
+
+    blame = follow(make_features(waiting, late))
+    diagnosis = judged(waiting, late)
+
+    assert blame.rank == 1
+    assert blame.charged["input"] == pytest.approx(0.39)
+    assert diagnosis.verdict.bound == "input"
+    assert diagnosis.breakdown["imbalance"] == pytest.approx(0.39)
+
+
+def test_a_rank_with_more_arithmetic_makes_the_job_compute_bound() -> None:
+    diagnosis = judged(
+        make_rank(0, 50, compute=0.4, imbalance=0.5, host=0.1),
+        make_rank(1, 50, compute=0.9, host=0.1),
+    )
+
+    assert diagnosis.verdict.bound == "compute"
+
+
+def test_ranks_that_are_late_in_turn_are_imbalance() -> None:
+    ranks = [make_rank(i, 50, compute=0.3, imbalance=0.5, host=0.2) for i in (0, 1)]
+
+    diagnosis = judged(*ranks)
+
+    assert diagnosis.verdict.bound == "imbalance"
+    assert diagnosis.findings[0].id == "late-rank"
+
+
+def test_two_avoidable_slots_that_are_as_large_are_balanced() -> None:
+    diagnosis = judged(make_rank(0, 50, host=0.42, input=0.40, compute=0.18))
+
+    assert diagnosis.verdict.bound == "balanced"
+
+
+def test_in_a_tie_with_arithmetic_the_avoidable_slot_is_named() -> None:
+    diagnosis = judged(make_rank(0, 50, compute=0.42, input=0.40, host=0.18))
+
+    assert diagnosis.verdict.bound == "input"
+
+
+def test_many_small_slots_are_balanced() -> None:
+    shares = {"compute": 0.28, "memory": 0.2, "host": 0.18, "input": 0.17, "storage": 0.17}
+
+    assert judged(make_rank(0, 50, **shares)).verdict.bound == "balanced"
+
+
+def test_few_steps_are_unknown_and_say_so() -> None:
+    diagnosis = judged(make_rank(0, 4, compute=1.0))
+
+    assert diagnosis.verdict.bound == "unknown"
+    assert diagnosis.verdict.confidence == 0.0
+    assert "4 steady steps" in diagnosis.verdict.headline
+
+
+def test_time_that_nothing_explains_is_unknown() -> None:
+    assert judged(make_rank(0, 50, compute=0.3)).verdict.bound == "unknown"
+
+
+def test_a_measured_slot_above_the_unexplained_rest_is_still_named() -> None:
+    assert judged(make_rank(0, 50, input=0.8)).verdict.bound == "input"
+
+
+def test_a_run_without_ranks_is_unknown_and_divides_into_other() -> None:
+    diagnosis = diagnose_features(make_features_without_ranks())
+
+    assert diagnosis.verdict.bound == "unknown"
+    assert diagnosis.breakdown["other"] == 1.0
+    assert sum(diagnosis.breakdown.values()) == 1.0
+
+
+def make_features_without_ranks() -> Features:
+    features = make_features(make_rank(0, 1))
+    features.run.__dict__["ranks"] = []
+    return Features(features.run, [], {}, {})
+
+
+def test_more_steps_a_clearer_lead_and_less_unexplained_raise_the_confidence() -> None:
+    def confidence(steps: int, compute: float, host: float) -> float:
+        return judged(make_rank(0, steps, compute=compute, host=host)).verdict.confidence
+
+    reference = confidence(20, 0.55, 0.45)
+
+    assert confidence(60, 0.55, 0.45) > reference
+    assert confidence(20, 0.9, 0.1) > reference
+    assert confidence(20, 0.45, 0.35) < reference
+
+
+def test_shares_are_rounded_so_that_they_still_sum_to_one() -> None:
+    third = 1 / 3
+    diagnosis = judged(make_rank(0, 50, compute=third, memory=third, host=third))
+
+    assert sum(diagnosis.breakdown.values()) == pytest.approx(1.0, abs=1e-12)
