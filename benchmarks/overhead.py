@@ -1,8 +1,8 @@
 """What wrapping a training in `boundscope run` costs it: the six figures, each against its limit.
 
 Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first.
-The steps are timed by the training itself. `others` is how many cores other programs used
-meanwhile: figures taken among them are worth little.
+The steps are timed by the training itself. A run that other programs disturbed is taken again;
+`others` is how many cores they still used in the worse run of a pair.
 
     python benchmarks/overhead.py [--quick] [--pairs 5] [--children 40]
 """
@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quiet import Others, wait_until_quiet
+from quiet import QUIET_TIMEOUT_S, quietest, wait_until_quiet
 
 TRAINING = Path(__file__).with_name("overhead_training.py")
 STEP_RATIO_LIMIT = 1.02
@@ -35,7 +37,7 @@ START_UP_STEPS = 20
 """Left out: the first optimizer, the first kernels and the allocator settle there."""
 OUTLIER_SHARE = 0.01
 """The mean leaves out the slowest hundredth: another program's turn on the core, mostly."""
-QUIET_TIMEOUT_S = 30.0
+TRIES = 3
 MB = 1e6
 
 
@@ -111,7 +113,6 @@ def windows_of(run_folder: Path) -> list[Window]:
 
 def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
     """Run the training once, plain or wrapped."""
-    wait_until_quiet(QUIET_TIMEOUT_S)
     log, run_folder = scratch / "log.json", scratch / f"run-{time.monotonic_ns()}"
     command = [sys.executable, str(TRAINING), size, "--steps", str(steps), "--log", str(log)]
     if wrapped:
@@ -139,17 +140,18 @@ def pairs(count: int, size: str, steps: int, scratch: Path) -> list[tuple[Run, R
     """Run `count` pairs (plain, wrapped), in turns which of them comes first."""
     done = []
     for index in range(count):
-        order = (False, True) if index % 2 == 0 else (True, False)
-        others = Others()
-        runs = {wrapped: train(size, steps, wrapped, scratch) for wrapped in order}
-        plain, wrapped = runs[False], runs[True]
+        runs: dict[bool, Run] = {}
+        noise = 0.0
+        for wrapped in (False, True) if index % 2 == 0 else (True, False):
+            runs[wrapped], cores = quietest(partial(train, size, steps, wrapped, scratch), TRIES)
+            noise = max(noise, cores)
+        pair = (runs[False], runs[True])
         print(
-            f"  {size} pair {index + 1}: step {plain.median_ms():.3f} / {wrapped.median_ms():.3f}"
-            f" ms, whole {plain.wall_s:.1f} / {wrapped.wall_s:.1f} s,"
-            f" others {others.cores():.2f} cores",
+            f"  {size} pair {index + 1}: step {pair[0].median_ms():.3f} / {pair[1].median_ms():.3f}"
+            f" ms, whole {pair[0].wall_s:.1f} / {pair[1].wall_s:.1f} s, others {noise:.2f} cores",
             flush=True,
         )
-        done.append((plain, wrapped))
+        done.append(pair)
     return done
 
 
@@ -224,9 +226,20 @@ def child_environment(scratch: Path) -> dict[str, str]:
     return environment
 
 
+def with_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
+    """Let modules be compiled once and kept, as Python does unless it is told otherwise."""
+    return {key: value for key, value in environment.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
 def children(count: int, scratch: Path) -> Figure:
     """Time bare Python children that never import torch."""
-    environments = {False: None, True: child_environment(scratch)}
+    wait_until_quiet(QUIET_TIMEOUT_S)
+    environments = {
+        False: with_bytecode(os.environ),
+        True: with_bytecode(child_environment(scratch)),
+    }
+    for environment in environments.values():
+        subprocess.run([sys.executable, "-c", ""], check=True, env=environment)
     times: dict[bool, list[float]] = {False: [], True: []}
     for index in range(count):
         for wrapped in (False, True) if index % 2 == 0 else (True, False):
@@ -241,7 +254,6 @@ def children(count: int, scratch: Path) -> Figure:
 
 def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     """Measure and print everything; True when every limit holds."""
-    others = Others()
     child = children(args.children, scratch)
     short = pairs(args.pairs, "1ms", 3000 if args.quick else 8000, scratch)
     steady = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch)
@@ -257,7 +269,6 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
         print(one.row())
     for row in window_rows(steady):
         print(row)
-    print(f"others used {others.cores():.2f} cores meanwhile")
     return all(one.holds() for one in figures)
 
 

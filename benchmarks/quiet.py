@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUSY_CORES = 0.15
 """Cores that others may use in a moment that counts as quiet."""
+QUIET_TIMEOUT_S = 60.0
+Result = TypeVar("Result")
 
 
 def busy_core_s() -> float:
@@ -50,3 +54,22 @@ def wait_until_quiet(timeout_s: float) -> bool:
             return True
         if time.monotonic() > deadline:
             return False
+
+
+def quietest(measure: Callable[[], Result], tries: int) -> tuple[Result, float]:
+    """Measure until others left the machine alone meanwhile, at most `tries` times.
+
+    Returns the result that was taken in the most quiet, and the cores that others used then.
+    """
+    best: tuple[Result, float] | None = None
+    for _ in range(tries):
+        wait_until_quiet(QUIET_TIMEOUT_S)
+        others = Others()
+        result = measure()
+        cores = others.cores()
+        if best is None or cores < best[1]:
+            best = (result, cores)
+        if cores < BUSY_CORES:
+            break
+    assert best is not None
+    return best

@@ -2,8 +2,8 @@
 
 The strongest test of a label: the example is run as it is and with its cause removed, in
 interleaved pairs, each in a process of its own; the figure is the mean steady step of each run,
-then the median over the runs. `others` is how many cores other programs used meanwhile: figures
-taken among them are worth little.
+then the median over the runs. A run that other programs disturbed is taken again; `others` is
+how many cores they still used in the worst of those kept.
 
     python benchmarks/removal.py [--pairs 3] [--only NAME]
 """
@@ -21,17 +21,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from quiet import Others, wait_until_quiet
+from quiet import quietest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 START_UP_STEPS = 5
 """Steps left out at the beginning: the first optimizer and the first kernels are set up there."""
 RESIDENT_BATCHES = 8
-QUIET_TIMEOUT_S = 60.0
+TRIES = 3
 BLOCK = 128 * 1024
 """Elements of the block that takes the place of elementwise_chain's sensor: 0.5 MB a tensor."""
 
@@ -91,6 +93,7 @@ def nothing(_module: ModuleType) -> None:
     """The removal is in the arguments."""
 
 
+@dataclass(frozen=True)
 class Removal:
     """How one example's cause is removed: a patch, arguments, and a factor on the step time.
 
@@ -98,21 +101,12 @@ class Removal:
     other threads for each would hide what was saved.
     """
 
-    def __init__(
-        self,
-        bound: str,
-        what: str,
-        patch: Callable[[ModuleType], None],
-        arguments: tuple[str, ...] = (),
-        factor: float = 1.0,
-        one_thread: bool = False,
-    ) -> None:
-        self.bound = bound
-        self.what = what
-        self.patch = patch
-        self.arguments = arguments
-        self.factor = factor
-        self.one_thread = one_thread
+    bound: str
+    what: str
+    patch: Callable[[ModuleType], None]
+    arguments: tuple[str, ...] = ()
+    factor: float = 1.0
+    one_thread: bool = False
 
 
 REMOVALS = {
@@ -171,16 +165,17 @@ def run_apart(name: str, removed: bool) -> float:
 
 def compare(name: str, pairs: int) -> None:
     removal = REMOVALS[name]
-    as_is, without = [], []
-    others = Others()
+    times: dict[bool, list[float]] = {False: [], True: []}
+    noise = []
     for _ in range(pairs):
-        wait_until_quiet(QUIET_TIMEOUT_S)
-        as_is.append(run_apart(name, removed=False))
-        without.append(run_apart(name, removed=True))
-    before, after = statistics.median(as_is), statistics.median(without)
+        for removed in (False, True):
+            step_ms, cores = quietest(partial(run_apart, name, removed), TRIES)
+            times[removed].append(step_ms)
+            noise.append(cores)
+    before, after = statistics.median(times[False]), statistics.median(times[True])
     print(
         f"{name:18} {removal.bound:8} {before:9.1f} {after:9.1f} {before / after:8.1f}x"
-        f" {100 * (1 - after / before):7.0f} % {others.cores():7.2f}   {removal.what}",
+        f" {100 * (1 - after / before):7.0f} % {max(noise):7.2f}   {removal.what}",
         flush=True,
     )
 

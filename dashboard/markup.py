@@ -185,7 +185,7 @@ def run_verdict(bound: str, headline: str, *, dark: bool) -> str:
     words = words[:1].upper() + words[1:]
     return (
         f'<div class="bs bs-run" style="align-items:center;margin:.25rem 0 .35rem">'
-        f"{bound_chip(bound, dark=dark)}<span class="bs-words">{escape(words)}</span></div>"
+        f'{bound_chip(bound, dark=dark)}<span class="bs-words">{escape(words)}</span></div>'
     )
 
 
@@ -201,3 +201,19 @@ def fix(text: str, detail: str) -> str:
     """Return what to do, and why that helps."""
     under = f'<div class="bs-sub">{escape(detail)}</div>' if detail else ""
     return f'<div class="bs"><b>{escape(text)}</b>{under}</div>'
+
+
+BAND_SLOTS = {"evaluation": "evaluation", "checkpoint": "storage"}
+
+
+def band_legend(bands: Iterable[str], *, dark: bool) -> str:
+    """Return what the shaded stretches of the timeline are."""
+    colours = slot_colours(dark=dark)
+    plain = "#d7dbe3" if dark else "#30343c"
+    cells = "".join(
+        f'<span><i style="--c:{colours[BAND_SLOTS[band]] if band in BAND_SLOTS else plain};'
+        f'opacity:.45"></i>{escape(band)}</span>'
+        for band in bands
+    )
+    outlier = '<span style="--c:#d1495b"><span style="color:var(--c)">▲</span> outlier</span>'
+    return f'<div class="bs bs-legend">{cells}{outlier}</div>'

@@ -8,13 +8,16 @@ from typing import Any
 import streamlit as st
 
 from . import markup, state
-from .views import runs, verdict
+from .views import ops, runs, stacks, timeline, verdict
 
 Page = tuple[str, str, str, Callable[[], None]]
 
 PAGES: tuple[Page, ...] = (
     ("runs", "Runs", ":material/list:", runs.page),
     ("verdict", "Verdict", ":material/gavel:", verdict.page),
+    ("timeline", "Timeline", ":material/timeline:", timeline.page),
+    ("ops", "Ops", ":material/scatter_plot:", ops.page),
+    ("stacks", "Stacks", ":material/local_fire_department:", stacks.page),
 )
 """Path of the address, name, icon, and what draws the page. The first one is shown at "/"."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -132,3 +132,20 @@ def charts(figure: object, key: str, *, bar: bool = False) -> None:
     """Show a Plotly figure over the full width; `bar` adds zoom and picture buttons on hover."""
     config = {"displaylogo": False, "displayModeBar": "hover" if bar else False}
     st.plotly_chart(figure, width="stretch", key=key, config=config)
+
+
+def name_of(source: Source) -> str:
+    """Return a run's name and where it lies."""
+    name = run(source).manifest.name
+    return f"{name} · {source.key}" if name and name != source.key else source.key
+
+
+def choose_rank(ranks: Sequence[int]) -> int:
+    """Let one of several ranks be chosen; kept while other pages are looked at."""
+    if len(ranks) == 1:
+        return ranks[0]
+    before = st.session_state.get("rank")
+    index = list(ranks).index(before) if before in ranks else 0
+    rank = st.selectbox("Rank", list(ranks), index=index, width=140)
+    st.session_state["rank"] = rank
+    return int(rank)

@@ -21,6 +21,9 @@ class BoundscopeError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[BoundscopeError], tuple[str, str, str]]:
+        return type(self), (self.slug, self.message, self.hint)
+
     def __str__(self) -> str:
         text = f"error[{self.slug}]: {self.message}"
         return f"{text}\nhint: {self.hint}" if self.hint else text

@@ -440,3 +440,20 @@ def test_a_list_that_a_stray_bracket_ends_too_early_loses_nothing(tmp_path: Path
     assert len(trace.events) == 30
     assert trace.events.start_ns.tolist() == [BASE_NS + 10_000 * i for i in range(30)]
     assert "concatenated-files" in slugs(trace)
+
+
+def test_values_that_first_appear_late_in_a_trace_are_kept(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    early = [span("aten::add", "cpu_op", 10.0 * i, 1.0) for i in range(500)]
+    large, size = 2**40, 2**33
+    late = kernel(9000.0, 2.0, correlation=large, bytes=size, **{"External id": large + 1})
+    monkeypatch.setattr("boundscope.profiler.trace.source.BLOCK_BYTES", 2000)
+
+    trace = read(tmp_path, document([*early, late, *early]))
+
+    found = row(trace, "gemm")
+    assert (found["correlation"], found["external_id"], found["bytes"]) == (large, large + 1, size)
+    assert len(trace.events) == 1001
+    for column in ("correlation", "external_id", "bytes", "device", "stream", "args"):
+        assert np.count_nonzero(getattr(trace.events, column) != -1) == 1

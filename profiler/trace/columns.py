@@ -28,6 +28,8 @@ _EPOCH_NS = 10**18
 
 _THREE_DECIMALS = re.compile(rb"(?:\d{1,15}\.\d{3},)*")
 
+_ALWAYS = ("start_ns", "duration_ns", "category", "name", "thread")
+
 _COLLECTIVE = re.compile(r"(?:gloo|mpi|ucc|nccl|rccl|xccl|hccl):")
 """Annotations that torch's process groups put around a collective."""
 
@@ -91,7 +93,11 @@ class Columns:
         self._threads = _Threads()
         self._thread_names: dict[tuple[str, str], str] = {}
         self._arguments = ArgumentReader(notes)
-        self._table = GrowingTable(_EVENT_COLUMNS, narrow=("correlation", "external_id"))
+        self._table = GrowingTable(
+            _EVENT_COLUMNS,
+            sparse=tuple(name for name in _EVENT_COLUMNS if name not in _ALWAYS),
+            narrow=("correlation", "external_id"),
+        )
         self._document_start = 0
 
     def add(self, events: Sequence[AnyEvent]) -> None:
@@ -204,10 +210,10 @@ class Columns:
         if order is not None:
             del start, duration
             self._table.reorder(order)
-        events = Events(**self._table.take())
         names = list(self._names)
         signatures = self._arguments.signatures()
-        _fill_collective_bytes(events, names, signatures)
+        _fill_collective_bytes(self._table, names, signatures)
+        events = Events(**self._table.take())
         return (
             events,
             names,
@@ -242,16 +248,20 @@ class Columns:
         ]
 
 
-def _fill_collective_bytes(events: Events, names: list[str], signatures: list[Signature]) -> None:
+def _fill_collective_bytes(
+    table: GrowingTable, names: list[str], signatures: list[Signature]
+) -> None:
     """Set the bytes of host-side collectives ("gloo:all_reduce") from their recorded shapes."""
     chosen = np.fromiter((_COLLECTIVE.match(n) is not None for n in names), np.bool_, len(names))
     if not chosen.any() or not signatures:
         return
-    rows = np.flatnonzero(chosen[events.name] & (events.signature >= 0) & (events.bytes < 0))
-    sizes = {
-        index: tensor_bytes(signatures[index]) for index in set(events.signature[rows].tolist())
-    }
-    events.bytes[rows] = [sizes[index] for index in events.signature[rows].tolist()]
+    name, signature, sizes = map(table.column, ("name", "signature", "bytes"))
+    rows = np.flatnonzero(chosen[name] & (signature >= 0) & (sizes < 0))
+    if len(rows):
+        used = signature[rows].tolist()
+        found = {index: tensor_bytes(signatures[index]) for index in set(used)}
+        table.make_writable("bytes")
+        table.column("bytes")[rows] = [found[index] for index in used]
 
 
 def is_epoch(start_ns: Int64) -> bool:

@@ -25,41 +25,76 @@ def mapped(rows: int, kind: np.dtype[Any]) -> Array:
 
 
 class GrowingTable:
-    """Rows of typed columns. Columns in `narrow` are int32 until a value needs int64.
+    """Rows of typed columns; -1 stands for "not recorded".
 
-    The arrays are mapped, not kept in the heap: only written rows take memory, and a column that
-    is replaced gives its memory back at once (the heap kept 90 MB of a trace of 1 GB).
+    Columns in `sparse` take no memory until a value is recorded; of those, the ones in `narrow`
+    are int32 until a value needs int64. The arrays are mapped, not kept in the heap: only written
+    rows take memory, and a column that is replaced gives its memory back at once (the heap kept
+    90 MB of a trace of 1 GB).
     """
 
-    def __init__(self, kinds: dict[str, Any], narrow: tuple[str, ...]) -> None:
-        self._columns: dict[str, Array] = {
-            name: mapped(_FIRST_ROWS, np.dtype(np.int32 if name in narrow else kind))
-            for name, kind in kinds.items()
+    def __init__(
+        self, kinds: dict[str, Any], sparse: tuple[str, ...], narrow: tuple[str, ...]
+    ) -> None:
+        self._kinds = {
+            name: np.dtype(np.int32 if name in narrow else kind) for name, kind in kinds.items()
         }
+        self._sparse = sparse
         self._narrow = narrow
+        self._capacity = _FIRST_ROWS
+        self._columns: dict[str, Array] = {
+            name: mapped(_FIRST_ROWS, kind)
+            for name, kind in self._kinds.items()
+            if name not in sparse
+        }
         self.rows = 0
 
     def append(self, part: dict[str, Array]) -> None:
         """Append the rows of `part`, which has every column."""
         count = len(next(iter(part.values())))
         end = self.rows + count
-        if end > len(next(iter(self._columns.values()))):
-            self._grow(max(end, int(end * _GROWTH)))
+        if end > self._capacity:
+            self._capacity = max(end, int(end * _GROWTH))
+            for name in self._columns:
+                self._replace(name)
         for name, values in part.items():
-            if name in self._narrow and count and int(values.max()) > _WIDE:
-                self._replace(name, len(self._columns[name]), np.dtype(np.int64))
+            if name in self._sparse and not self._holds(name, values):
+                continue
             self._columns[name][self.rows : end] = values
         self.rows = end
 
+    def _holds(self, name: str, values: Array) -> bool:
+        """Make a sparse column ready for `values`; False where neither has anything recorded."""
+        highest = int(values.max(initial=-1))
+        if name in self._narrow and highest > _WIDE and self._kinds[name] != np.int64:
+            self._kinds[name] = np.dtype(np.int64)
+            if name in self._columns:
+                self._replace(name)
+        if name not in self._columns:
+            if highest == -1:
+                return False
+            self.make_writable(name)
+        return True
+
+    def make_writable(self, name: str) -> None:
+        """Give a sparse column memory of its own."""
+        if name not in self._columns:
+            self._columns[name] = mapped(self._capacity, self._kinds[name])
+            # rows to come are written in any case
+            self._columns[name][: self.rows] = -1
+
     def column(self, name: str) -> Array:
-        """Return the written rows of one column, to read or change in place."""
-        return self._columns[name][: self.rows]
+        """Return the written rows of one column; only ones with memory can be changed in place."""
+        column = self._columns.get(name)
+        if column is None:
+            return np.broadcast_to(self._kinds[name].type(-1), (self.rows,))
+        return column[: self.rows]
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> None:
         """Drop the rows whose mask is false."""
         for name in self._columns:
             self._columns[name] = self.column(name)[mask]
-        self.rows = int(np.count_nonzero(mask))
+        self.rows = self._capacity = int(np.count_nonzero(mask))
 
     def reorder(self, order: npt.NDArray[np.int32]) -> None:
         """Put the rows into another order."""
@@ -70,18 +105,15 @@ class GrowingTable:
                 chosen = order[begin : begin + _SORT_ROWS]
                 np.take(old, chosen, out=new[begin : begin + len(chosen)], mode="clip")
             self._columns[name] = new
+        self._capacity = self.rows
 
     def take(self) -> dict[str, Array]:
         """Return all columns and forget them."""
-        columns = {name: self.column(name) for name in self._columns}
+        columns = {name: self.column(name) for name in self._kinds}
         self._columns = {}
         return columns
 
-    def _grow(self, rows: int) -> None:
-        for name, old in self._columns.items():
-            self._replace(name, rows, old.dtype)
-
-    def _replace(self, name: str, rows: int, kind: np.dtype[Any]) -> None:
-        new = mapped(rows, kind)
-        new[: self.rows] = self.column(name)
+    def _replace(self, name: str) -> None:
+        new = mapped(self._capacity, self._kinds[name])
+        new[: self.rows] = self._columns[name][: self.rows]
         self._columns[name] = new

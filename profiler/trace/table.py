@@ -52,7 +52,9 @@ class Events:
     """Complete events, sorted by (start_ns, -duration_ns). All columns have one length.
 
     `start_ns` is nanoseconds since the epoch where the trace says so (see `Trace.epoch`), else
-    since the trace's own zero. -1 stands for "not recorded" in every id column.
+    since the trace's own zero. -1 stands for "not recorded" in every id column. Columns are not to
+    be written to; `correlation` and `external_id` are int32 where all ids fit, to save memory:
+    widen them before arithmetic.
     """
 
     start_ns: Int64

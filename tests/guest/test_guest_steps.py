@@ -71,9 +71,7 @@ def test_every_step_of_a_loop_is_found_and_no_other(loops: Loops, name: str) -> 
         ("manual_update_of_resident_data", "backward"),
     ],
 )
-def test_steps_come_from_the_best_sign_that_there_is(
-    loops: Loops, name: str, source: str
-) -> None:
+def test_steps_come_from_the_best_sign_that_there_is(loops: Loops, name: str, source: str) -> None:
     line = timeline(loops, name)
 
     assert line.source == source

@@ -7,16 +7,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 def main():
     model = nn.Linear(4, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     data = TensorDataset(torch.randn(6, 4))
     for method in ("fork", "spawn", "forkserver"):
+        workers = 2 if method == "fork" else 1
         loader = DataLoader(
-            data, num_workers=2, multiprocessing_context=method, persistent_workers=True
+            data, num_workers=workers, multiprocessing_context=method, persistent_workers=True
         )
         for _ in range(2):
             for (batch,) in loader:
                 model(batch).sum().backward()
-                optimizer.step()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""The roofline: how fast each op runs against what the machine allows at its intensity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from ...profiler.report.colours import slot_colours
+from ...profiler.tables.ops import OpRow, Roof
+from ...profiler.text import percent, scaled
+from .base import figure, grid_colour, ink, plain, short
+
+HEIGHT = 460
+MAX_BUBBLES = 60
+BUBBLE_AREA = 2_400
+MIN_BUBBLE = 7
+NAMED = 3
+ROOM = 4.0
+"""The axes end this factor beyond the outermost op."""
+
+
+def roofline(rows: Sequence[OpRow], roofs: Sequence[Roof], *, dark: bool) -> go.Figure | None:
+    """Return the plot, both axes logarithmic; None when no op has a known intensity and rate."""
+    placed = [row for row in rows if row.intensity and row.flop_per_s][:MAX_BUBBLES]
+    if not placed:
+        return None
+    made = figure(HEIGHT)
+    made.update_layout(margin={"l": 8, "r": 8, "t": 10, "b": 8})
+    xs = [row.intensity or 1.0 for row in placed]
+    ys = [row.flop_per_s or 1.0 for row in placed]
+    low, high = min(xs) / ROOM, max(xs) * ROOM
+    tops = [roof.rate for roof in roofs if not roof.is_bandwidth]
+    top = max([*ys, *tops]) * 2
+    _roofs(made, roofs, (low, high), dark=dark)
+    _bubbles(made, placed, dark=dark)
+    span = (math.log10(low), math.log10(high))
+    made.update_xaxes(
+        type="log",
+        range=list(span),
+        title="arithmetic intensity, FLOP/byte",
+        gridcolor=grid_colour(dark=dark),
+        dtick=1,
+        tickformat="~g",
+    )
+    made.update_yaxes(
+        type="log",
+        range=[math.log10(min(ys) / ROOM), math.log10(top)],
+        gridcolor=grid_colour(dark=dark),
+        dtick=1,
+        tickformat="~s",
+        ticksuffix="FLOP/s",
+    )
+    return made
+
+
+def _roofs(
+    made: go.Figure, roofs: Sequence[Roof], span: tuple[float, float], *, dark: bool
+) -> None:
+    colour = ink(dark=dark)
+    ceiling = max((roof.rate for roof in roofs if not roof.is_bandwidth), default=math.inf)
+    fastest = max((roof.rate for roof in roofs if roof.is_bandwidth), default=0.0)
+    for number, roof in enumerate(roofs):
+        if roof.is_bandwidth:
+            begin, end = span[0], min(span[1], ceiling / roof.rate)
+            words = f"{roof.name} {scaled(roof.rate, 'B/s')}"
+            x, y = [begin, end], [begin * roof.rate, end * roof.rate]
+        else:
+            begin, end = (max(span[0], roof.rate / fastest) if fastest else span[0]), span[1]
+            words = f"{roof.name} {scaled(roof.rate, 'FLOP/s')}"
+            x, y = [begin, end], [roof.rate, roof.rate]
+        if x[0] >= x[1]:
+            continue
+        made.add_scatter(
+            x=x,
+            y=y,
+            mode="lines+text",
+            line={"color": colour, "width": 1.3, "dash": "solid" if number == 0 else "dash"},
+            text=["", plain(words)],
+            textposition="top left",
+            textfont={"size": 11},
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+
+
+def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:
+    colours = slot_colours(dark=dark)
+    largest = max(row.self_ms for row in rows)
+    for slot in sorted({row.slot for row in rows}):
+        mine = [row for row in rows if row.slot == slot]
+        named = {id(row) for row in rows[:NAMED]}
+        made.add_scatter(
+            x=[row.intensity for row in mine],
+            y=[row.flop_per_s for row in mine],
+            mode="markers+text",
+            name=slot,
+            marker={
+                "color": colours[slot],
+                "opacity": 0.82,
+                "line": {"width": 1, "color": ink(dark=dark)},
+                "size": [
+                    max(MIN_BUBBLE, math.sqrt(BUBBLE_AREA * row.self_ms / largest)) for row in mine
+                ],
+            },
+            text=[short(row.name, 24) if id(row) in named else "" for row in mine],
+            textposition="bottom center",
+            textfont={"size": 11},
+            customdata=[_hover(row) for row in mine],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+
+
+def _hover(row: OpRow) -> str:
+    reached = f"<br>{percent(row.roof_share)} of the roof" if row.roof_share else ""
+    return (
+        f"<b>{short(row.name, 60)}</b><br>{short(row.dims, 60)}"
+        f"<br>{percent(row.share)} of the ops' time, {row.calls} calls"
+        f"<br>{scaled(row.flop_per_s or 0, 'FLOP/s')}"
+        f" at {row.intensity or 0:.3g} FLOP/byte{reached}"
+    )

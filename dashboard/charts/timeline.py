@@ -1,0 +1,185 @@
+"""Step times over the run, and under them the metrics on the same axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ...profiler.report.colours import slot_colours
+from ...profiler.tables.metrics import Panel
+from ...profiler.tables.steps import StepSeries
+from ...profiler.text import milliseconds
+from .base import grid_colour, ink, short, thin
+
+STEPS_HEIGHT = 300
+PANEL_HEIGHT = 118
+PANEL_GAP = 46
+LEGEND_CHARACTERS = 44
+"""What fits over a panel on a telephone."""
+
+LINE_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Tol's bright scheme, safe for the colour-blind: metrics are no slots and have other colours."""
+
+LINE_DASHES = ("solid", "dot")
+BAND_SLOTS = {"evaluation": "evaluation", "checkpoint": "storage"}
+BAND_OPACITY = 0.28
+PLAIN_BANDS = {"start-up": 0.14, "profiler": 0.07}
+MIN_BAND_SHARE = 0.0015
+"""A band is drawn at least so wide, share of the run: a checkpoint must be seen."""
+
+OUTLIER_COLOUR = "#d1495b"
+UNITS = {"B": ("~s", "B"), "B/s": ("~s", "B/s"), "%": ("", " %"), "W": ("~s", " W"), "cores": ("", "")}
+
+
+def timeline(series: StepSeries, panels: Sequence[Panel], *, dark: bool) -> go.Figure:
+    """Return the figure: zooming one row zooms all."""
+    rows = 1 + len(panels)
+    height = STEPS_HEIGHT + len(panels) * (PANEL_HEIGHT + PANEL_GAP)
+    made = make_subplots(
+        rows=rows,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=PANEL_GAP / height if panels else 0,
+        row_heights=[STEPS_HEIGHT, *[PANEL_HEIGHT] * len(panels)],
+    )
+    _frame(made, height + 40, dark=dark)
+    _steps(made, series, dark=dark)
+    end = max(_last(series), *(_panel_end(panel) for panel in panels)) if panels else _last(series)
+    _bands(made, series, end, rows, dark=dark)
+    for number, panel in enumerate(panels):
+        _panel(made, panel, number + 2, dark=dark)
+    made.update_xaxes(range=[0, end])
+    made.update_xaxes(title_text="seconds since the start", row=rows, col=1)
+    return made
+
+
+def _frame(made: go.Figure, height: int, *, dark: bool) -> None:
+    made.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 26, "b": 8},
+        showlegend=False,
+        hovermode="closest",
+        dragmode="zoom",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    made.update_xaxes(gridcolor=grid_colour(dark=dark), zeroline=False)
+    made.update_yaxes(
+        gridcolor=grid_colour(dark=dark), zeroline=False, rangemode="tozero", fixedrange=True
+    )
+
+
+def _last(series: StepSeries) -> float:
+    if not len(series):
+        return 1.0
+    return float(series.start_s[-1] + series.duration_ms[-1] * 1e-3)
+
+
+def _panel_end(panel: Panel) -> float:
+    return max(float(line.time_s[-1]) for line in panel.lines)
+
+
+def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
+    x, y = thin(series.start_s, series.duration_ms)
+    made.add_scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"color": ink(dark=dark), "width": 1.2},
+        hovertemplate="%{x:.2f} s: step of %{y:.4~g} ms<extra></extra>",
+        row=1,
+        col=1,
+    )
+    if series.outlier.any():
+        made.add_scatter(
+            x=series.start_s[series.outlier],
+            y=series.duration_ms[series.outlier],
+            mode="markers",
+            marker={"color": OUTLIER_COLOUR, "size": 9, "symbol": "triangle-up"},
+            hovertemplate="%{x:.2f} s: outlier of %{y:.4~g} ms<extra></extra>",
+            row=1,
+            col=1,
+        )
+    made.add_hline(
+        y=series.median_ms,
+        line={"dash": "dot", "width": 1, "color": ink(dark=dark)},
+        row=1,  # type: ignore[arg-type]
+        col=1,  # type: ignore[arg-type]
+    )
+    _title(made, 1, f"<b>Step time</b>, ms · median {milliseconds(series.median_ms)}")
+    steady = series.duration_ms[series.steady]
+    top = float(np.max(steady)) if len(steady) else float(np.max(series.duration_ms))
+    made.update_yaxes(range=[0, top * 1.1], row=1, col=1)
+
+
+def _title(made: go.Figure, row: int, text: str) -> None:
+    axis = "" if row == 1 else str(row)
+    made.add_annotation(
+        text=text,
+        x=0,
+        y=1,
+        xref=f"x{axis} domain",
+        yref=f"y{axis} domain",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": 12},
+        align="left",
+    )
+
+
+def _bands(made: go.Figure, series: StepSeries, end: float, rows: int, *, dark: bool) -> None:
+    """Shade start-up, evaluation and checkpoints over all rows."""
+    colours = slot_colours(dark=dark)
+    for band in series.bands:
+        slot = BAND_SLOTS.get(band.what)
+        colour = colours[slot] if slot else ink(dark=dark)
+        opacity = PLAIN_BANDS.get(band.what, BAND_OPACITY)
+        width = max(band.end_s - band.start_s, end * MIN_BAND_SHARE)
+        made.add_shape(
+            type="rect",
+            x0=band.start_s,
+            x1=band.start_s + width,
+            xref=f"x{'' if rows == 1 else rows}",
+            y0=0,
+            y1=1,
+            yref="paper",
+            fillcolor=colour,
+            opacity=opacity,
+            line_width=0,
+            layer="below",
+        )
+
+
+def _panel(made: go.Figure, panel: Panel, row: int, *, dark: bool) -> None:
+    form, suffix = UNITS[panel.unit]
+    names, room = [], LEGEND_CHARACTERS
+    for number, line in enumerate(panel.lines):
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        x, y = thin(line.time_s, line.value)
+        made.add_scatter(
+            x=x,
+            y=y,
+            mode="lines" if len(x) > 1 else "markers",
+            line={
+                "color": colour,
+                "width": 1.5,
+                "dash": LINE_DASHES[number // len(LINE_COLOURS) % len(LINE_DASHES)],
+            },
+            hovertemplate=f"%{{customdata}}: %{{y:.3{form or '~g'}}}{suffix}"
+            "<br>%{x:.1f} s<extra></extra>",
+            customdata=[short(line.label)] * len(x),
+            row=row,
+            col=1,
+        )
+        room -= len(line.label) + 3
+        if room > 0 or not names:
+            names.append(f'<span style="color:{colour}">■</span> {short(line.label, 28)}')
+    hidden = len(panel.lines) - len(names) + panel.left_out
+    more = f"  + {hidden}" if hidden else ""
+    unit = f", {panel.unit}" if panel.unit in ("cores", "%") else ""
+    _title(made, row, f"<b>{panel.title}</b>{unit}<br>{'  '.join(names)}{more}")
+    made.update_yaxes(tickformat=form, ticksuffix=suffix, nticks=4, row=row, col=1)

@@ -1,0 +1,83 @@
+"""Where the Python code was when it was looked at: a flame graph, by phase and rank."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import streamlit as st
+
+from ...profiler.hot_lines import hot_lines
+from ...profiler.library import Source
+from ...profiler.report.places import shorten
+from ...profiler.run.load import Run
+from ...profiler.tables.flame import Which, flame_tree, phases_seen
+from ...profiler.text import percent
+from .. import markup, state
+from ..charts.flame import flame
+
+WORDS: dict[Which, str] = {
+    "all": "Everything",
+    "input": "Waiting for input",
+    "backward": "Backward",
+    "optimizer": "Optimizer",
+    "storage": "Checkpoint",
+    "rest": "Forward and the rest",
+    "worker": "Loader workers",
+}
+HOT_LINES = 8
+
+
+def _view(source: Source) -> None:
+    state.html(markup.title("Stacks", state.name_of(source)))
+    run = state.run(source)
+    ranks = [rank.rank for rank in run.ranks if any(phases_seen(run, rank.rank).values())]
+    if not ranks:
+        hint = "They come from boundscope run; `boundscope doctor` says whether they can work here."
+        state.html(markup.empty("No stack samples were recorded.", hint))
+        return
+    rank = state.choose_rank(ranks)
+    which = _choose(run, rank)
+    search, only = st.columns([3, 2], vertical_alignment="bottom")
+    words = search.text_input("Search", placeholder="function or file", key="stack-search")
+    only_user = only.toggle("Only my own code", key="only-user")
+    root = flame_tree(run, rank, which, only_user=only_user)
+    figure, found = flame(root, words, dark=state.is_dark())
+    state.html(markup.paragraph(_explained(root.count, words, found)))
+    state.charts(figure, f"flame-{rank}-{which}-{only_user}-{words}")
+    _hot_lines(run, rank, which)
+
+
+page = state.page_of_run(_view)
+
+
+def _choose(run: Run, rank: int) -> Which:
+    seen = phases_seen(run, rank)
+    there: list[Which] = ["all"]
+    there += [which for which in get_args(Which) if which != "all" and seen.get(which)]
+    chosen = st.selectbox("Phase", there, format_func=lambda which: WORDS[which])
+    return chosen
+
+
+def _explained(samples: int, words: str, found: float) -> str:
+    if words:
+        return f"{percent(found)} of {samples:,} samples lie in frames that match."
+    return f"{samples:,} samples. Orange: your own code. A click on a box zooms, the bar goes back."
+
+
+def _hot_lines(run: Run, rank: int, which: Which) -> None:
+    if which == "all":
+        return
+    pid = next(data.pid for data in run.ranks if data.rank == rank)
+    rows = [
+        {
+            "line": f"{shorten(line.file)}:{line.line}",
+            "function": line.function,
+            "share": line.share,
+            "samples": line.samples,
+        }
+        for line in hot_lines(run, pid, which, HOT_LINES)
+    ]
+    if rows:
+        state.html(markup.heading("The lines of your code that were seen most"))
+        share = st.column_config.ProgressColumn("share", format="percent", max_value=1.0)
+        st.dataframe(rows, hide_index=True, column_config={"share": share})
