@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from . import markup, state
-from .views import ops, runs, stacks, timeline, verdict
+from .views import memory, ops, ranks, runs, stacks, timeline, verdict
 
 Page = tuple[str, str, str, Callable[[], None]]
 
@@ -18,6 +18,8 @@ PAGES: tuple[Page, ...] = (
     ("timeline", "Timeline", ":material/timeline:", timeline.page),
     ("ops", "Ops", ":material/scatter_plot:", ops.page),
     ("stacks", "Stacks", ":material/local_fire_department:", stacks.page),
+    ("ranks", "Ranks", ":material/grid_on:", ranks.page),
+    ("memory", "Memory", ":material/memory:", memory.page),
 )
 """Path of the address, name, icon, and what draws the page. The first one is shown at "/"."""
 

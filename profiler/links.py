@@ -9,6 +9,7 @@ import numpy as np
 from .run.load import MetricTable, Run
 
 PREFIX = "net."
+NAMESPACE_MARK = "@"
 PEAK_QUANTILE = 0.9
 """The rate of a busy second: the samples are means over a second, and a job sends in bursts."""
 
@@ -42,9 +43,19 @@ def links(run: Run) -> list[Link]:
 
 
 def busiest_link(run: Run) -> Link | None:
-    """The interface that carried most; None when nothing was measured."""
-    found = links(run)
-    return found[0] if found and found[0].mean_bits_per_s > 0 else None
+    """The interface that the ranks talk over; None when none is known to carry anything.
+
+    The samples count what everybody on the host sends. Ranks of one host and one network
+    namespace talk over loopback, whichever address they use; ranks in namespaces of their own
+    over those namespaces' interfaces; ranks of several hosts over a host's busiest interface.
+    """
+    found = [link for link in links(run) if link.mean_bits_per_s > 0]
+    if len({rank.host for rank in run.ranks}) > 1:
+        candidates = [link for link in found if not link.is_loopback]
+    else:
+        apart = [link for link in found if NAMESPACE_MARK in link.name and not link.is_loopback]
+        candidates = apart or [link for link in found if link.name == "lo"]
+    return candidates[0] if candidates else None
 
 
 def _links_of(table: MetricTable) -> list[Link]:

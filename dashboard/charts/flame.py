@@ -6,6 +6,7 @@ import os
 
 import plotly.graph_objects as go
 
+from ...profiler.report.colours import text_on
 from ...profiler.tables.flame import MIN_SHARE, Node
 from ...profiler.text import percent
 from .base import figure, plain
@@ -39,11 +40,14 @@ def flame(root: Node, search: str, *, dark: bool) -> tuple[go.Figure, float]:
             tiling={"orientation": "v", "pad": 1},
             pathbar={"visible": True, "thickness": ROW},
             maxdepth=MAX_ROWS,
-            textfont={"size": 12},
+            textfont={"size": 12, "color": [text_on(colour) for colour in columns.colours]},
+            leaf={"opacity": 1},
             sort=False,
         )
     )
-    made.update_layout(margin={"l": 0, "r": 0, "t": 4, "b": 0})
+    made.update_layout(
+        margin={"l": 0, "r": 0, "t": 4, "b": 0}, uniformtext={"minsize": 10, "mode": "hide"}
+    )
     return made, columns.found / root.count if root.count else 0.0
 
 

@@ -17,6 +17,8 @@ MAX_BUBBLES = 60
 BUBBLE_AREA = 2_400
 MIN_BUBBLE = 7
 NAMED = 3
+APART = (1.2, 0.5)
+"""Names stand at least so many decades apart, intensity and rate."""
 ROOM = 4.0
 """The axes end this factor beyond the outermost op."""
 
@@ -64,11 +66,9 @@ def _roofs(
     for number, roof in enumerate(roofs):
         if roof.is_bandwidth:
             begin, end = span[0], min(span[1], ceiling / roof.rate)
-            words = f"{roof.name} {scaled(roof.rate, 'B/s')}"
             x, y = [begin, end], [begin * roof.rate, end * roof.rate]
         else:
             begin, end = (max(span[0], roof.rate / fastest) if fastest else span[0]), span[1]
-            words = f"{roof.name} {scaled(roof.rate, 'FLOP/s')}"
             x, y = [begin, end], [roof.rate, roof.rate]
         if x[0] >= x[1]:
             continue
@@ -77,8 +77,8 @@ def _roofs(
             y=y,
             mode="lines+text",
             line={"color": colour, "width": 1.3, "dash": "solid" if number == 0 else "dash"},
-            text=["", plain(words)],
-            textposition="top left",
+            text=[plain(roof.name), ""] if roof.is_bandwidth else ["", plain(roof.name)],
+            textposition="top right" if roof.is_bandwidth else "top left",
             textfont={"size": 11},
             hoverinfo="skip",
             cliponaxis=False,
@@ -88,9 +88,9 @@ def _roofs(
 def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:
     colours = slot_colours(dark=dark)
     largest = max(row.self_ms for row in rows)
+    named = _named(rows)
     for slot in sorted({row.slot for row in rows}):
         mine = [row for row in rows if row.slot == slot]
-        named = {id(row) for row in rows[:NAMED]}
         made.add_scatter(
             x=[row.intensity for row in mine],
             y=[row.flop_per_s for row in mine],
@@ -110,6 +110,19 @@ def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:
             customdata=[_hover(row) for row in mine],
             hovertemplate="%{customdata}<extra></extra>",
         )
+
+
+def _named(rows: Sequence[OpRow]) -> set[int]:
+    """Return the ids of the longest ops whose names do not run into each other."""
+    spots: list[tuple[float, float]] = []
+    named: set[int] = set()
+    for row in rows:
+        spot = math.log10(row.intensity or 1.0), math.log10(row.flop_per_s or 1.0)
+        near = any(abs(spot[0] - x) < APART[0] and abs(spot[1] - y) < APART[1] for x, y in spots)
+        if not near and len(named) < NAMED:
+            named.add(id(row))
+            spots.append(spot)
+    return named
 
 
 def _hover(row: OpRow) -> str:

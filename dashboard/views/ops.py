@@ -7,6 +7,7 @@ import streamlit as st
 from ...profiler.features import RankFeatures
 from ...profiler.library import Source
 from ...profiler.tables.ops import OpRow, op_rows, roof_lines
+from ...profiler.text import scaled
 from .. import markup, state
 from ..charts.roofline import roofline
 
@@ -45,7 +46,11 @@ def _roofline(rank: RankFeatures, rows: list[OpRow]) -> None:
     if rank.roofs is None:
         words += " This machine's roofs are not known: boundscope calibrate measures them."
     else:
-        words += f" Roofs: {rank.roofs.source}."
+        rates = (
+            f"{roof.name} {scaled(roof.rate, 'B/s' if roof.is_bandwidth else 'FLOP/s')}"
+            for roof in roof_lines(rank.roofs)
+        )
+        words += f" Roofs ({rank.roofs.source}): {', '.join(rates)}."
     state.html(markup.paragraph(words))
 
 
@@ -58,8 +63,8 @@ def _table(rows: list[OpRow]) -> None:
         state.html(markup.empty("No op matches."))
         return
     config = {
-        "share": st.column_config.ProgressColumn("share", format="percent", max_value=1.0),
-        "of roof": st.column_config.ProgressColumn("of roof", format="percent", max_value=1.0),
+        "share": st.column_config.ProgressColumn(format="%.1f %%", max_value=100),
+        "of roof": st.column_config.ProgressColumn(format="%.0f %%", max_value=100),
         "ms a step": st.column_config.NumberColumn(format="%.3f"),
         "GFLOP/s": st.column_config.NumberColumn(format="%.4g"),
         "GB/s": st.column_config.NumberColumn(format="%.4g"),
@@ -77,10 +82,10 @@ def _text(row: OpRow) -> str:
 def _cells(row: OpRow) -> dict[str, object]:
     cells: dict[str, object] = {
         "op": row.name,
-        "share": row.share,
+        "share": row.share * 100,
         "ms a step": row.per_step_ms,
         "slot": row.slot,
-        "of roof": row.roof_share,
+        "of roof": row.roof_share * 100 if row.roof_share else None,
         "calls": row.calls,
         "shapes": row.dims,
         "GFLOP/s": row.flop_per_s / 1e9 if row.flop_per_s else None,

@@ -35,8 +35,11 @@ def _view(source: Source) -> None:
         hint = "They come from boundscope run; `boundscope doctor` says whether they can work here."
         state.html(markup.empty("No stack samples were recorded.", hint))
         return
-    rank = state.choose_rank(ranks)
-    which = _choose(run, rank)
+    left, right = st.columns([1, 3])
+    with left:
+        rank = state.choose_rank(ranks)
+    with left if len(ranks) == 1 else right:
+        which = _choose(run, rank)
     search, only = st.columns([3, 2], vertical_alignment="bottom")
     words = search.text_input("Search", placeholder="function or file", key="stack-search")
     only_user = only.toggle("Only my own code", key="only-user")
@@ -54,7 +57,7 @@ def _choose(run: Run, rank: int) -> Which:
     seen = phases_seen(run, rank)
     there: list[Which] = ["all"]
     there += [which for which in get_args(Which) if which != "all" and seen.get(which)]
-    chosen = st.selectbox("Phase", there, format_func=lambda which: WORDS[which])
+    chosen = st.selectbox("Phase", there, format_func=lambda which: WORDS[which], width=280)
     return chosen
 
 
@@ -72,12 +75,12 @@ def _hot_lines(run: Run, rank: int, which: Which) -> None:
         {
             "line": f"{shorten(line.file)}:{line.line}",
             "function": line.function,
-            "share": line.share,
+            "share": line.share * 100,
             "samples": line.samples,
         }
         for line in hot_lines(run, pid, which, HOT_LINES)
     ]
     if rows:
         state.html(markup.heading("The lines of your code that were seen most"))
-        share = st.column_config.ProgressColumn("share", format="percent", max_value=1.0)
+        share = st.column_config.ProgressColumn(format="%.0f %%", max_value=100)
         st.dataframe(rows, hide_index=True, column_config={"share": share})

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from ..features import RankFeatures
 from ..machine.roofs import Roofs
+from ..trace.costs import delegates
 from ..trace.host import OpTime
 
-MATRIX_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent"})
+FASTER_THAN_ROOF = 1.1
+"""A host op that would beat its roof by more than a tenth handed its work to ops below it: what
+is left of it is dispatch, and its rate would be invented."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def op_rows(rank: RankFeatures) -> list[OpRow]:
 
 def _row(op: OpTime, rank: RankFeatures, total_ns: float) -> OpRow:
     seconds = op.work_ns * 1e-9
-    known = seconds > 0
+    known = seconds > 0 and not _handed_on(op)
     self_ms = op.self_ns * 1e-6
     return OpRow(
         name=op.name,
@@ -68,24 +71,29 @@ def _row(op: OpTime, rank: RankFeatures, total_ns: float) -> OpRow:
         self_ms=self_ms,
         per_step_ms=rank.per_step(self_ms),
         share=op.self_ns / total_ns if total_ns else 0.0,
-        intensity=op.flop / op.bytes if op.flop and op.bytes else None,
+        intensity=op.flop / op.bytes if op.flop and op.bytes and known else None,
         flop_per_s=op.flop / seconds if op.flop and known else None,
         bytes_per_s=op.bytes / seconds if op.bytes and known else None,
         roof_share=min(1.0, op.attainable_ns / op.work_ns) if op.attainable_ns and known else None,
     )
 
 
+def _handed_on(op: OpTime) -> bool:
+    if op.kernel:
+        return False
+    return delegates(op.name) or op.attainable_ns > FASTER_THAN_ROOF * op.work_ns
+
+
 def roof_lines(roofs: Roofs | None) -> list[Roof]:
-    """Return the roofs to draw: main memory, the last cache, arithmetic by number format."""
+    """Return the roofs to draw: main memory, the fastest cache, arithmetic by number format."""
     if roofs is None:
         return []
     lines = []
     if roofs.memory_bandwidth:
         lines.append(Roof("memory", roofs.memory_bandwidth, is_bandwidth=True))
-    for level in ("l3", "l2"):
-        rate = roofs.bandwidth.get(level, 0.0)
-        if rate > roofs.memory_bandwidth:
-            lines.append(Roof(level.upper(), rate, is_bandwidth=True))
+    cache = max(roofs.bandwidth.get(level, 0.0) for level in ("l2", "l3"))
+    if cache > roofs.memory_bandwidth:
+        lines.append(Roof("cache", cache, is_bandwidth=True))
     for name, rate in sorted(roofs.flops.items(), key=lambda item: item[1]):
         if name != "special" and name != "int8":
             lines.append(Roof(name.replace("_", " "), rate, is_bandwidth=False))

@@ -1,0 +1,88 @@
+"""Heat maps of a job: slots by rank, step times by rank, who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ...profiler.diagnosis import SLOTS
+from ...profiler.tables.job import StepGrid, WaitGrid
+from .base import figure
+
+ROW = 20
+MIN_HEIGHT, MAX_HEIGHT = 170, 620
+SCALES = (("#131a24", "#1d5c8f", "#56b4e9", "#f5f2c8"), ("#f4f7fb", "#9cc9ea", "#2e78b5", "#0b2b50"))
+"""From little to much, on a dark and on a light background: one hue by lightness, which everyone
+can read."""
+TEXT_UP_TO = 10
+TALLEST_QUANTILE = 0.98
+"""The colours end here: one slow step must not hide the difference between ranks."""
+
+
+def _scale(*, dark: bool) -> list[list[object]]:
+    colours = SCALES[0 if dark else 1]
+    return [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)]
+
+
+def _height(rows: int) -> int:
+    return min(MAX_HEIGHT, max(MIN_HEIGHT, 90 + rows * ROW))
+
+
+def slot_map(ranks: Sequence[tuple[int, Mapping[str, float]]], *, dark: bool) -> go.Figure:
+    """Return ranks by slots, for jobs of more ranks than bars can show."""
+    made = figure(_height(len(ranks)))
+    made.add_heatmap(
+        z=[[shares.get(slot, 0.0) * 100 for slot in SLOTS] for _, shares in ranks],
+        x=list(SLOTS),
+        y=[f"{rank}" for rank, _ in ranks],
+        colorscale=_scale(dark=dark),
+        zmin=0,
+        zmax=100,
+        colorbar={"ticksuffix": " %", "thickness": 10, "title": ""},
+        hovertemplate="rank %{y}, %{x}: %{z:.1f} %<extra></extra>",
+    )
+    made.update_yaxes(autorange="reversed", title="rank", type="category", nticks=20)
+    return made
+
+
+def step_map(grid: StepGrid, *, dark: bool) -> go.Figure:
+    """Return step times by rank and step."""
+    made = figure(_height(len(grid.ranks)))
+    known = grid.step_ms[np.isfinite(grid.step_ms)]
+    top = float(np.quantile(known, TALLEST_QUANTILE)) if len(known) else 1.0
+    made.add_heatmap(
+        z=grid.step_ms,
+        x=grid.first_step,
+        y=[f"{rank}" for rank in grid.ranks],
+        colorscale=_scale(dark=dark),
+        zmin=float(known.min()) if len(known) else 0.0,
+        zmax=top,
+        colorbar={"ticksuffix": " ms", "thickness": 10},
+        hoverongaps=False,
+        hovertemplate="rank %{y}, step %{x}: %{z:.4~g} ms<extra></extra>",
+    )
+    made.update_xaxes(title="step")
+    made.update_yaxes(autorange="reversed", title="rank", type="category", nticks=20)
+    return made
+
+
+def wait_map(grid: WaitGrid, *, dark: bool) -> go.Figure:
+    """Return the matrix of waits: a row waits for a column, ms a step."""
+    made = figure(max(220, _height(len(grid.ranks)) + 40))
+    names = [f"{rank}" for rank in grid.ranks]
+    few = len(names) <= TEXT_UP_TO
+    made.add_heatmap(
+        z=grid.wait_ms,
+        x=names,
+        y=names,
+        colorscale=_scale(dark=dark),
+        zmin=0,
+        colorbar={"ticksuffix": " ms", "thickness": 10},
+        texttemplate="%{z:.3~g}" if few else None,
+        hovertemplate="rank %{y} waits %{z:.3~g} ms a step for rank %{x}<extra></extra>",
+    )
+    made.update_xaxes(title="… for rank", type="category", nticks=20)
+    made.update_yaxes(autorange="reversed", title="rank waits …", type="category", nticks=20)
+    return made
