@@ -1,0 +1,1 @@
+"""The dashboard: recorded runs in a browser. Needs the extra `dashboard`."""

@@ -30,13 +30,16 @@ STYLE = """<style>
 .bs-saving{display:flex;align-items:center;gap:.8rem;flex-wrap:wrap;margin:.35rem 0 .5rem}
 .bs-meter{position:relative;flex:1 1 9rem;max-width:22rem;height:.7rem;border-radius:.35rem;
  background:color-mix(in srgb,currentColor 13%,transparent);overflow:hidden}
-.bs-meter .range{position:absolute;top:0;bottom:0;background:color-mix(in srgb,var(--c) 45%,transparent)}
+.bs-meter .range{position:absolute;top:0;bottom:0;
+ background:color-mix(in srgb,var(--c) 45%,transparent)}
 .bs-meter .mid{position:absolute;top:0;bottom:0;left:0;background:var(--c)}
 .bs-list{margin:.1rem 0 .3rem;padding-left:1.15rem}
 .bs-list li{margin:.16rem 0}
-.bs-tag{opacity:.62;font-size:.78rem;border:1px solid color-mix(in srgb,currentColor 30%,transparent);
+.bs-tag{opacity:.62;font-size:.78rem;
+ border:1px solid color-mix(in srgb,currentColor 30%,transparent);
  border-radius:.3rem;padding:0 .35rem;margin-left:.4rem;white-space:nowrap}
-.bs-place{font-family:"Source Code Pro",ui-monospace,monospace;font-size:.86rem;overflow-wrap:anywhere}
+.bs-place{font-family:"Source Code Pro",ui-monospace,monospace;font-size:.86rem;
+ overflow-wrap:anywhere}
 .bs-h{font-weight:620;margin:.5rem 0 .1rem}
 .bs-note{border-left:4px solid var(--c);background:color-mix(in srgb,var(--c) 10%,transparent);
  border-radius:.4rem;padding:.6rem .9rem;margin:.15rem 0}
@@ -58,9 +61,7 @@ WARN, ERROR = "#e69f00", "#d55e00"
 
 def chip(text: str, colour: str) -> str:
     """Return a coloured label."""
-    return (
-        f'<span class="bs-chip" style="--c:{colour};--t:{text_on(colour)}">{escape(text)}</span>'
-    )
+    return f'<span class="bs-chip" style="--c:{colour};--t:{text_on(colour)}">{escape(text)}</span>'
 
 
 def bound_chip(bound: str, *, dark: bool) -> str:
@@ -72,7 +73,10 @@ def bound_chip(bound: str, *, dark: bool) -> str:
 def title(text: str, under: str = "") -> str:
     """Return a page's title and the line below it."""
     sub = f'<div class="bs-sub">{escape(under)}</div>' if under else ""
-    return f'<div class="bs"><div class="bs-title" role="heading" aria-level="1">{escape(text)}</div>{sub}</div>'
+    return (
+        f'<div class="bs"><div class="bs-title" role="heading" aria-level="1">{escape(text)}'
+        f"</div>{sub}</div>"
+    )
 
 
 def heading(text: str) -> str:
@@ -132,7 +136,9 @@ def saving_meter(low: float, mid: float, high: float, speedup: float, colour: st
 def bullets(items: Iterable[tuple[str, str]]) -> str:
     """Return (text, tag) pairs as a list; an empty tag is left out."""
     rows = "".join(
-        f"<li>{escape(text)}" + (f'<span class="bs-tag">{escape(tag)}</span>' if tag else "") + "</li>"
+        f"<li>{escape(text)}"
+        + (f'<span class="bs-tag">{escape(tag)}</span>' if tag else "")
+        + "</li>"
         for text, tag in items
     )
     return f'<div class="bs"><ul class="bs-list">{rows}</ul></div>'
@@ -217,3 +223,11 @@ def band_legend(bands: Iterable[str], *, dark: bool) -> str:
     )
     outlier = '<span style="--c:#d1495b"><span style="color:var(--c)">▲</span> outlier</span>'
     return f'<div class="bs bs-legend">{cells}{outlier}</div>'
+
+
+def compare_card(headline: str, items: Sequence[tuple[str, str]], colour: str) -> str:
+    """Return what changed between two runs: the sentence and its figures."""
+    return (
+        f'<div class="bs bs-card" style="--c:{colour}"><div class="bs-headline" role="heading" '
+        f'aria-level="2" data-testid="headline">{escape(headline)}</div>{facts(items)}</div>'
+    )

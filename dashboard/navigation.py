@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from . import markup, state
-from .views import memory, ops, ranks, runs, stacks, timeline, verdict
+from .views import compare, memory, ops, ranks, runs, stacks, timeline, verdict
 
 Page = tuple[str, str, str, Callable[[], None]]
 
@@ -20,6 +20,7 @@ PAGES: tuple[Page, ...] = (
     ("stacks", "Stacks", ":material/local_fire_department:", stacks.page),
     ("ranks", "Ranks", ":material/grid_on:", ranks.page),
     ("memory", "Memory", ":material/memory:", memory.page),
+    ("compare", "Compare", ":material/compare_arrows:", compare.page),
 )
 """Path of the address, name, icon, and what draws the page. The first one is shown at "/"."""
 

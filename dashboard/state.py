@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 import streamlit as st
 
@@ -22,6 +23,8 @@ LISTING_TTL_S = 3
 """How long the list of runs is kept: a new run shows up after so many seconds."""
 
 KEPT_RUNS = 8
+
+T = TypeVar("T")
 
 
 def roots() -> list[Path]:
@@ -61,17 +64,17 @@ def chosen_key() -> str | None:
 
 
 @st.cache_data(show_spinner="Reading the run …", max_entries=4 * KEPT_RUNS)
-def _diagnosis(_source: Source, path: str, stamp: int) -> Diagnosis:
+def _diagnosis(_source: Source, path: str, stamp: int) -> Diagnosis:  # noqa: ARG001 - the key
     return library.diagnose_source(_source)
 
 
-@st.cache_data(show_spinner="Reading the traces …", max_entries=KEPT_RUNS)
-def _features(_source: Source, path: str, stamp: int) -> Features:
+@st.cache_resource(show_spinner="Reading the traces …", max_entries=KEPT_RUNS)
+def _features(_source: Source, path: str, stamp: int) -> Features:  # noqa: ARG001 - the key
     return library.derive_source(_source)
 
 
 @st.cache_resource(show_spinner="Reading the run …", max_entries=KEPT_RUNS)
-def _run(_source: Source, path: str, stamp: int) -> Run:
+def _run(_source: Source, path: str, stamp: int) -> Run:  # noqa: ARG001 - the key
     return library.open_run(_source)
 
 
@@ -81,7 +84,10 @@ def diagnosis(source: Source) -> Diagnosis:
 
 
 def features(source: Source) -> Features:
-    """Return the features, likewise. They need the traces: the first time takes a while."""
+    """Return the features, likewise. They need the traces: the first time takes a while.
+
+    One object for all who look, as with `run`: it is frozen.
+    """
     return _features(source, str(source.path), source.stamp)
 
 
@@ -145,7 +151,23 @@ def choose_rank(ranks: Sequence[int]) -> int:
     if len(ranks) == 1:
         return ranks[0]
     before = st.session_state.get("rank")
-    index = list(ranks).index(before) if before in ranks else 0
-    rank = st.selectbox("Rank", list(ranks), index=index, width=140)
+    index = list(ranks).index(before) if isinstance(before, int) and before in ranks else 0
+    rank = pick("Rank", list(ranks), index, width=140)
     st.session_state["rank"] = rank
-    return int(rank)
+    return rank
+
+
+def pick(  # noqa: PLR0913 - what a select box has
+    label: str,
+    options: Sequence[T],
+    index: int = 0,
+    *,
+    words: Callable[[T], str] = str,
+    key: str | None = None,
+    width: int | None = None,
+) -> T:
+    """Let one of the options be chosen; `words` is how each is shown, as text."""
+    chosen = st.selectbox(
+        label, list(options), index, format_func=words, key=key, width=width or "stretch"
+    )
+    return cast(T, chosen)

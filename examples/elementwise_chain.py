@@ -53,7 +53,7 @@ class HuberFit(torch.autograd.Function):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pixels", type=int, default=16 * 1024 * 1024)
     args = parser.parse_args()

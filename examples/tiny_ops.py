@@ -50,7 +50,7 @@ def adding_problem(length: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=140)
+    parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--length", type=int, default=200)
     parser.add_argument("--hidden", type=int, default=16)

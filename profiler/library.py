@@ -233,3 +233,21 @@ def _mtime_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def derive_path(path: Path) -> Features:
+    """Return the features of a run folder, a trace or a folder of rank traces.
+
+    Raises UnusableData when it is none of them.
+    """
+    if not path.exists():
+        raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
+    if (path / FILE_NAME).exists():
+        return derive_source(Source(path.name, path, "run"))
+    if not trace_files(path):
+        raise UnusableData(
+            "nothing-to-diagnose",
+            f"{path} is neither a run folder nor does it hold traces (.json, .json.gz).",
+            "name the folder that boundscope run made, or a torch-profiler trace",
+        )
+    return derive_source(Source(path.name, path, "traces"))

@@ -1,6 +1,6 @@
 """Take a picture of every page: light and dark, wide and narrow.
 
-    python scripts/screenshots.py RUNS_FOLDER -o PICTURES [--run KEY] [--base KEY] [--page NAME]
+python scripts/screenshots.py RUNS_FOLDER -o PICTURES [--run KEY] [--base KEY] [--page NAME]
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def settle(page: Page) -> None:
 def take(browser: Browser, address: str, theme: str, width: int, file: Path) -> None:
     """Write one picture of the whole page."""
     context = browser.new_context(
-        viewport={"width": width, "height": HEIGHT}, color_scheme=theme  # type: ignore[arg-type]
+        viewport={"width": width, "height": HEIGHT},
+        color_scheme=theme,  # type: ignore[arg-type]
     )
     page = context.new_page()
     try:

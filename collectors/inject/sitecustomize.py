@@ -1,11 +1,14 @@
 """Started by every Python below `boundscope run`: waits for torch, then starts the guest.
 
 It does nothing without BOUNDSCOPE_RUN, imports only `os` and `sys` until torch is imported, and
-hands over to the user's own `sitecustomize` where there is one.
+hands over to the user's own `sitecustomize` where there is one. It is short because interpreters
+that may not keep bytecode compile it at every start.
 """
 
 import os
 import sys
+
+RUN_FOLDER = os.environ.get("BOUNDSCOPE_RUN")
 
 
 class _TorchWatcher:
@@ -15,17 +18,12 @@ class _TorchWatcher:
     and a failed import may be tried again with another path.
     """
 
-    def __init__(self, run_folder):  # type: ignore[no-untyped-def]
-        self.run_folder = run_folder
-
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name != "torch":
             return None
         for finder in list(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            if finder is self or find is None:
-                continue
-            spec = find(name, path, target)
+            spec = None if finder is self or find is None else find(name, path, target)
             if spec is not None:
                 self._arm_after_loading(spec.loader)
                 return spec
@@ -38,12 +36,12 @@ class _TorchWatcher:
             try:
                 execute(module)
             except BaseException:
-                _hide_import_frames()
+                _trouble("hide_import_frames", exec_module.__code__.co_filename)
                 raise
             loader.exec_module = execute
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                _arm(self.run_folder)
+                _arm()
 
         try:
             if execute is not None:
@@ -52,78 +50,26 @@ class _TorchWatcher:
             pass
 
 
-def _hide_import_frames():  # type: ignore[no-untyped-def]
-    """Let a failed import of torch print the traceback that it prints without us.
-
-    The interpreter cuts the import machinery's frames from a traceback only where no frame of
-    somebody else's stands between them.
-    """
-    previous = sys.excepthook
-    ours = (_hide_import_frames.__code__.co_filename, "<frozen importlib")
-
-    def excepthook(kind, error, trace):  # type: ignore[no-untyped-def]
-        kept = []
-        while trace is not None:
-            if not trace.tb_frame.f_code.co_filename.startswith(ours):
-                kept.append(trace)
-            trace = trace.tb_next
-        for entry in reversed(kept):
-            trace = type(entry)(trace, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-        error.__traceback__ = trace
-        previous(kind, error, trace)
-
-    sys.excepthook = excepthook
-
-
-def _arm(run_folder):  # type: ignore[no-untyped-def]
+def _arm():  # type: ignore[no-untyped-def]
     try:
         from boundscope.collectors.inside.guest import arm
 
-        arm(run_folder)
+        arm(RUN_FOLDER)
     except Exception as error:
-        try:
-            _report_gap(run_folder, error)
-        except Exception:
-            pass
+        _trouble("report_gap", RUN_FOLDER, error)
 
 
-def _report_gap(run_folder, error):  # type: ignore[no-untyped-def]
-    """Write the gap by hand: here neither boundscope nor msgspec may be importable."""
-    import json
-    import time
+def _trouble(name, *arguments):  # type: ignore[no-untyped-def]
+    try:
+        from importlib.util import module_from_spec, spec_from_file_location
 
-    missing = isinstance(error, ImportError)
-    host = os.uname().nodename
-    folder = os.path.join(run_folder, "node-" + host)
-    os.makedirs(folder, exist_ok=True)
-    now = time.time_ns()
-    header = {
-        "t": "header",
-        "schema": 1,
-        "collector": "process",
-        "host": host,
-        "pid": os.getpid(),
-        "mono_ns": time.monotonic_ns(),
-        "wall_ns": now,
-    }
-    detail = "%s: %s: %s" % (sys.executable, type(error).__name__, error)
-    gap = {
-        "t": "gap",
-        "time_ns": now,
-        "collector": "inside",
-        "reason": "not-installed" if missing else "crashed",
-        "detail": detail,
-        "effect": "no steps, input waits or torch-profiler windows of this process",
-    }
-    with open(os.path.join(folder, "process-%d.jsonl" % os.getpid()), "a") as file:
-        file.write(json.dumps(header) + "\n" + json.dumps(gap) + "\n")
-
-
-def _watch(run_folder):  # type: ignore[no-untyped-def]
-    if "torch" in sys.modules:  # a .pth file imported it
-        _arm(run_folder)
-    else:
-        sys.meta_path.insert(0, _TorchWatcher(run_folder))
+        path = os.path.join(os.path.dirname(__file__), "trouble.py")
+        spec = spec_from_file_location("boundscope_trouble", path)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        getattr(module, name)(*arguments)
+    except Exception:
+        pass
 
 
 def _chain_load():  # type: ignore[no-untyped-def]
@@ -142,6 +88,9 @@ def _chain_load():  # type: ignore[no-untyped-def]
             sys.modules["sitecustomize"] = ours
 
 
-if os.environ.get("BOUNDSCOPE_RUN"):
-    _watch(os.environ["BOUNDSCOPE_RUN"])
+if RUN_FOLDER:
+    if "torch" in sys.modules:  # a .pth file imported it
+        _arm()
+    else:
+        sys.meta_path.insert(0, _TorchWatcher())
 _chain_load()

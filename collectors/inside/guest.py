@@ -218,7 +218,7 @@ class Guest:
     @guarded
     def loader_waited(self, iterator: Any, start: int, cpu_start: int) -> None:
         """The loop got a batch; `cpu_start` is the thread's CPU time when it asked."""
-        recorder = self._active()
+        recorder = self.recorder or self._active()
         if recorder is None:
             return
         evaluating = not self.torch.is_grad_enabled()
@@ -227,7 +227,7 @@ class Guest:
         cpu = time.thread_time_ns() - cpu_start
         recorder.span(kind, start, time.monotonic_ns(), index)
         recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
-        if not evaluating or not self.optimizer_steps:
+        if not self.optimizer_steps:
             self._ticked(self.ticker.batch(index))
 
     @guarded
@@ -266,7 +266,7 @@ class Guest:
             self._optimizer_done(SpanKind.SKIPPED, optimizer, start, time.monotonic_ns())
 
     def _optimizer_done(self, kind: str, optimizer: Any, start: int, end: int) -> None:
-        recorder = self._active()
+        recorder = self.recorder or self._active()
         if recorder is None:
             return
         index = self._optimizers.get(optimizer)
@@ -315,9 +315,11 @@ class Guest:
     @guarded
     def backward_ran(self, start: int) -> None:
         """A backward pass ended."""
-        recorder = self._active()
-        if recorder is not None:
-            recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
+        recorder = self.recorder or self._active()
+        if recorder is None:
+            return
+        recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
+        if not self.optimizer_steps:
             self._ticked(self.ticker.backward())
 
     @guarded

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ ALIGNED_STEPS = 5
 ALIGN_BELOW_S = 0.2
 """Windows of fast steps start at multiples of so many steps and take one of a few lengths, so that
 the ranks of a job, which step together, record the same steps."""
+
+USUAL_OF = 5
+"""The usual duration of a step is the median of so many."""
 
 MAX_WINDOW_S = 30.0
 
@@ -61,7 +65,7 @@ class Windows:
         self._index = 0
         self._first_tick = 0
         self._last_tick = 0
-        self._step_ns = 0
+        self._durations: deque[int] = deque(maxlen=USUAL_OF)
         self._events_per_s = 0.0
         self._probed = False
         self._later_done = False
@@ -86,7 +90,7 @@ class Windows:
         now = time.monotonic_ns()
         self._step = step
         if self._last_tick:
-            self._step_ns = now - self._last_tick
+            self._durations.append(now - self._last_tick)
         self._first_tick = self._first_tick or now
         self._last_tick = now
         if self._profile is not None:
@@ -142,18 +146,26 @@ class Windows:
     def _due(self, step: int, now: int) -> bool:
         if self._pending is not None or self._failed or not self._recorder.writes:
             return False
-        if self._step_ns < ALIGN_BELOW_S * 1e9 and step % ALIGNED_STEPS:
+        if not self._wants(step, now) or self._want_at != "step":
             return False
-        if self._wanted:
-            return self._want_at == "step"
-        if not self._probed:
-            if step >= WARM_STEPS and now - self._first_tick >= WARM_S * 1e9:
+        return self._step_ns >= ALIGN_BELOW_S * 1e9 or step % ALIGNED_STEPS == 0
+
+    def _wants(self, step: int, now: int) -> bool:
+        """Whether a window is wanted; asks for the two that come by themselves."""
+        running_s = (now - self._first_tick) * 1e-9
+        if not self._wanted and not self._probed:
+            if step >= WARM_STEPS and running_s >= WARM_S:
                 self._wanted = ["probe"]
-            return bool(self._wanted)
-        if not self._later_done and now - self._first_tick >= LATER_S * 1e9:
+        elif not self._wanted and not self._later_done and running_s >= LATER_S:
             self._later_done = True
             self._wanted = ["later"]
         return bool(self._wanted)
+
+    @property
+    def _step_ns(self) -> int:
+        """The usual duration of a step; a single one may have waited for new loader workers."""
+        recent = sorted(self._durations)
+        return recent[len(recent) // 2] if recent else 0
 
     def _plan_and_start(self, step: int) -> None:
         self._reason = self._wanted.pop(0)

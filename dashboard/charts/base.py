@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def thin(x: Float, y: Float, limit: int = MAX_POINTS) -> tuple[Float, Float]:
         return x, y
     edges = np.linspace(0, len(x), limit // 2 + 1).astype(int)
     keep = []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges.tolist()):
         part = y[begin:end]
         if len(part):
             keep += sorted({begin + int(np.argmin(part)), begin + int(np.argmax(part))})

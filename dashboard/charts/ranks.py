@@ -13,7 +13,10 @@ from .base import figure
 
 ROW = 20
 MIN_HEIGHT, MAX_HEIGHT = 170, 620
-SCALES = (("#131a24", "#1d5c8f", "#56b4e9", "#f5f2c8"), ("#f4f7fb", "#9cc9ea", "#2e78b5", "#0b2b50"))
+SCALES = (
+    ("#131a24", "#1d5c8f", "#56b4e9", "#f5f2c8"),
+    ("#f4f7fb", "#9cc9ea", "#2e78b5", "#0b2b50"),
+)
 """From little to much, on a dark and on a light background: one hue by lightness, which everyone
 can read."""
 TEXT_UP_TO = 10

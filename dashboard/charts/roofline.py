@@ -78,7 +78,7 @@ def _roofs(
             mode="lines+text",
             line={"color": colour, "width": 1.3, "dash": "solid" if number == 0 else "dash"},
             text=[plain(roof.name), ""] if roof.is_bandwidth else ["", plain(roof.name)],
-            textposition="top right" if roof.is_bandwidth else "top left",
+            textposition="bottom right" if roof.is_bandwidth else "top left",
             textfont={"size": 11},
             hoverinfo="skip",
             cliponaxis=False,

@@ -41,9 +41,7 @@ def slot_bar(shares: Mapping[str, float], *, dark: bool) -> go.Figure:
     return made
 
 
-def rank_bars(
-    ranks: Sequence[tuple[str, Mapping[str, float]]], *, dark: bool
-) -> go.Figure:
+def rank_bars(ranks: Sequence[tuple[str, Mapping[str, float]]], *, dark: bool) -> go.Figure:
     """Return a stacked bar of slots for each (label, shares), in the given order."""
     made = figure(60 + ROW_HEIGHT * len(ranks), barmode="stack", bargap=0.25)
     colours = slot_colours(dark=dark)

@@ -31,7 +31,13 @@ MIN_BAND_SHARE = 0.0015
 """A band is drawn at least so wide, share of the run: a checkpoint must be seen."""
 
 OUTLIER_COLOUR = "#d1495b"
-UNITS = {"B": ("~s", "B"), "B/s": ("~s", "B/s"), "%": ("", " %"), "W": ("~s", " W"), "cores": ("", "")}
+UNITS = {
+    "B": ("~s", "B"),
+    "B/s": ("~s", "B/s"),
+    "%": ("", " %"),
+    "W": ("~s", " W"),
+    "cores": ("", ""),
+}
 
 
 def timeline(series: StepSeries, panels: Sequence[Panel], *, dark: bool) -> go.Figure:
@@ -50,7 +56,7 @@ def timeline(series: StepSeries, panels: Sequence[Panel], *, dark: bool) -> go.F
     end = max(_last(series), *(_panel_end(panel) for panel in panels)) if panels else _last(series)
     _bands(made, series, end, rows, dark=dark)
     for number, panel in enumerate(panels):
-        _panel(made, panel, number + 2, dark=dark)
+        _panel(made, panel, number + 2)
     made.update_xaxes(range=[0, end])
     made.update_xaxes(title_text="seconds since the start", row=rows, col=1)
     return made
@@ -106,8 +112,8 @@ def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
     made.add_hline(
         y=series.median_ms,
         line={"dash": "dot", "width": 1, "color": ink(dark=dark)},
-        row=1,  # type: ignore[arg-type]
-        col=1,  # type: ignore[arg-type]
+        row=1,
+        col=1,
     )
     _title(made, 1, f"<b>Step time</b>, ms · median {milliseconds(series.median_ms)}")
     steady = series.duration_ms[series.steady]
@@ -154,9 +160,10 @@ def _bands(made: go.Figure, series: StepSeries, end: float, rows: int, *, dark: 
         )
 
 
-def _panel(made: go.Figure, panel: Panel, row: int, *, dark: bool) -> None:
+def _panel(made: go.Figure, panel: Panel, row: int) -> None:
     form, suffix = UNITS[panel.unit]
-    names, room = [], LEGEND_CHARACTERS
+    names: list[str] = []
+    room = LEGEND_CHARACTERS
     for number, line in enumerate(panel.lines):
         colour = LINE_COLOURS[number % len(LINE_COLOURS)]
         x, y = thin(line.time_s, line.value)

@@ -6,13 +6,14 @@ import time
 
 import streamlit as st
 
+from ...profiler.compare import MIN_NOISE
 from ...profiler.library import Entry
 from ...profiler.text import duration, milliseconds, percent
 from .. import markup, state
 
 PAGE_SIZE = 20
-NOTEWORTHY_CHANGE = 0.05
-"""Step times of two runs of the same code differ by less than this on a quiet machine."""
+NOTEWORTHY_CHANGE = MIN_NOISE
+"""Nothing less is claimed of two runs (`compare.MIN_NOISE`)."""
 
 ALL = "every verdict"
 
@@ -39,7 +40,8 @@ def _filtered(rows: list[Entry]) -> list[Entry]:
     search, choose = st.columns([3, 2])
     words = search.text_input("Search", placeholder="name, command, device …", key="search")
     bounds = sorted({row.diagnosis.verdict.bound for row in rows if row.diagnosis})
-    bound = choose.selectbox("Verdict", [ALL, *bounds], key="bound")
+    with choose:
+        bound = state.pick("Verdict", [ALL, *bounds], key="bound")
     return [row for row in rows if _matches(row, words.lower().split(), bound)]
 
 
@@ -55,7 +57,7 @@ def _one_screen(rows: list[Entry]) -> list[Entry]:
     pages = (len(rows) + PAGE_SIZE - 1) // PAGE_SIZE
     if pages == 1:
         return rows
-    number = st.selectbox("Page", range(1, pages + 1), format_func=lambda n: f"{n} of {pages}")
+    number = state.pick("Page", range(1, pages + 1), words=lambda n: f"{n} of {pages}", width=160)
     return rows[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
 
 

@@ -57,8 +57,7 @@ def _choose(run: Run, rank: int) -> Which:
     seen = phases_seen(run, rank)
     there: list[Which] = ["all"]
     there += [which for which in get_args(Which) if which != "all" and seen.get(which)]
-    chosen = st.selectbox("Phase", there, format_func=lambda which: WORDS[which], width=280)
-    return chosen
+    return state.pick("Phase", there, words=lambda which: WORDS[which], width=280)
 
 
 def _explained(samples: int, words: str, found: float) -> str:

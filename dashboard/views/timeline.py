@@ -35,7 +35,9 @@ def _body(source: Source) -> None:
     started = run.manifest.started_ns if source.kind == "run" else 0
     series = step_series(lines[rank], started)
     state.html(markup.facts(_facts(series)))
-    state.html(markup.band_legend(sorted({band.what for band in series.bands}), dark=state.is_dark()))
+    state.html(
+        markup.band_legend(sorted({band.what for band in series.bands}), dark=state.is_dark())
+    )
     figure = timeline(series, panels(run), dark=state.is_dark())
     state.charts(figure, "timeline", bar=True)
     if not run.metrics:

@@ -74,7 +74,9 @@ def _status(diagnosis: Diagnosis) -> str:
 def _finding(number: int, finding: Finding, source: Source, *, dark: bool) -> None:
     colour = bound_colour(finding.bound, dark=dark)
     with st.container(border=True):
-        state.html(markup.finding_title(number + 1, finding.title or finding.id, finding.bound, colour))
+        state.html(
+            markup.finding_title(number + 1, finding.title or finding.id, finding.bound, colour)
+        )
         saving = finding.saving
         state.html(
             markup.saving_meter(saving.low, saving.mid, saving.high, finding.speedup, colour)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from ..features import Features
 from ..timeline import Timeline
-from ..trace.collectives import Collective, clock_offsets
+from ..trace.collectives import Collective, clock_offsets, to_intervals
+from ..trace.intervals import total
 
 Float = npt.NDArray[np.float64]
 
 MAX_COLUMNS = 120
 """Columns of the heat map of step times: steps are put together until they fit."""
 
-BUS_FACTORS = {
+BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "allreduce": lambda n: 2 * (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,
@@ -61,7 +63,8 @@ class CollectiveRow:
     """Collectives of one name and size. Times in ms are means over ranks and calls.
 
     `moving_ms` counts from the last rank's arrival, `waiting_ms` is what the mean rank waited for
-    it. `bus_bytes_per_s` is busbw as nccl-tests define it, None where size or factor is unknown.
+    it; they are of the collectives that every rank recorded, where there are such.
+    `bus_bytes_per_s` is busbw as nccl-tests define it, None where size or factor is unknown.
     """
 
     name: str
@@ -81,7 +84,7 @@ def step_grid(lines: Mapping[int, Timeline]) -> StepGrid:
     for row, rank in enumerate(ranks):
         duration = np.asarray(lines[rank].duration_ns, np.float64) * 1e-6
         duration[~lines[rank].steady] = np.nan
-        for column, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for column, (begin, end) in enumerate(pairwise(edges.tolist())):
             part = duration[begin:end]
             if np.isfinite(part).any():
                 grid[row, column] = np.nanmedian(part)
@@ -97,14 +100,18 @@ def wait_grid(features: Features) -> WaitGrid | None:
         return None
     ahead = _ahead(features, by_rank)
     place = {rank: index for index, rank in enumerate(ranks)}
-    waits = np.zeros((len(ranks), len(ranks)))
+    parts: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for group in groups:
         arrivals = {rank: c.start_ns - ahead[rank] for rank, c in group.items()}
         late = max(arrivals, key=lambda rank: arrivals[rank])
         for rank, arrived in arrivals.items():
             end = group[rank].end_ns - ahead[rank]
-            waits[place[rank], place[late]] += max(0, min(arrivals[late], end) - arrived)
-    steps = len({key for group in groups for key in (next(iter(group.values())).step,)})
+            if min(arrivals[late], end) > arrived:
+                parts[place[rank], place[late]].append((arrived, min(arrivals[late], end)))
+    waits = np.zeros((len(ranks), len(ranks)))
+    for pair, waited in parts.items():  # several can be in flight: each moment counts once
+        waits[pair] = total(to_intervals(waited))
+    steps = len({next(iter(group.values())).step for group in groups})
     return WaitGrid(ranks, waits * 1e-6 / max(1, steps), len(groups), steps)
 
 
@@ -115,7 +122,9 @@ def collective_rows(features: Features) -> list[CollectiveRow]:
         return []
     ahead = _ahead(features, by_rank)
     sums: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for group in _paired(by_rank):
+    groups = _paired(by_rank)
+    common = [group for group in groups if len(group) == len(by_rank)]
+    for group in common or groups:
         complete = len(group) == len(by_rank) > 1
         last = max(c.start_ns - ahead[rank] for rank, c in group.items())
         for rank, c in group.items():

@@ -19,7 +19,7 @@ MIN_GROWTH_SAMPLES = 16
 
 @dataclass(frozen=True)
 class MemorySeries:
-    """Bytes over the time of the run, seconds since its start. `limit` is what there is, 0: unknown.
+    """Bytes over the time of the run, seconds since its start.
 
     `growth` is the change in bytes from the second to the last quarter, None with few samples.
     """
@@ -104,7 +104,8 @@ def _device(rank: RankData, device: int, origin_ns: int) -> DeviceMemory:
 def _series(
     label: str, time_ns: npt.NDArray[np.int64], value: Float, origin_ns: int
 ) -> MemorySeries:
-    return MemorySeries(label, (time_ns - origin_ns) * 1e-9, value, growth(value))
+    seconds = np.asarray((time_ns - origin_ns) * 1e-9, np.float64)
+    return MemorySeries(label, seconds, value, growth(value))
 
 
 def growth(value: Float) -> float | None:

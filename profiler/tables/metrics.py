@@ -54,7 +54,12 @@ SPECS = (
         ((r"job\.cpu_cores", "job"), (r"rank\.(\d+)\.cpu_cores", r"rank \1")),
         True,
     ),
-    _Spec("CPU of the host", "%", ((r"host\.cpu_percent", "all cores"), (r"host\.steal_percent", "steal")), True),
+    _Spec(
+        "CPU of the host",
+        "%",
+        ((r"host\.cpu_percent", "all cores"), (r"host\.steal_percent", "steal")),
+        True,
+    ),
     _Spec(
         "Host memory",
         "B",
@@ -63,7 +68,10 @@ SPECS = (
     _Spec(
         "Network",
         "B/s",
-        ((r"net\.(.+)\.rx_bytes_per_s", r"\1 received"), (r"net\.(.+)\.tx_bytes_per_s", r"\1 sent")),
+        (
+            (r"net\.(.+)\.rx_bytes_per_s", r"\1 received"),
+            (r"net\.(.+)\.tx_bytes_per_s", r"\1 sent"),
+        ),
     ),
     _Spec(
         "Storage of the job",
@@ -113,5 +121,6 @@ def _lines(spec: _Spec, table: MetricTable, origin_ns: int, *, named: bool) -> l
                 continue
             text = match.expand(label)
             text = f"{table.host}: {text}" if named else text
-            lines.append(Line(text, (time_ns - origin_ns) * 1e-9, value))
+            seconds = np.asarray((time_ns - origin_ns) * 1e-9, np.float64)
+            lines.append(Line(text, seconds, value))
     return lines

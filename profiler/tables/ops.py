@@ -95,6 +95,6 @@ def roof_lines(roofs: Roofs | None) -> list[Roof]:
     if cache > roofs.memory_bandwidth:
         lines.append(Roof("cache", cache, is_bandwidth=True))
     for name, rate in sorted(roofs.flops.items(), key=lambda item: item[1]):
-        if name != "special" and name != "int8":
+        if name not in ("special", "int8"):
             lines.append(Roof(name.replace("_", " "), rate, is_bandwidth=False))
     return lines

@@ -68,7 +68,7 @@ def step_series(line: Timeline, started_ns: int) -> StepSeries:
     typical = duration[calm] if calm.any() else duration
     return StepSeries(
         rank=line.rank,
-        start_s=(line.start_ns - origin) * 1e-9,
+        start_s=np.asarray((line.start_ns - origin) * 1e-9, np.float64),
         duration_ms=duration,
         steady=line.steady,
         profiled=line.profiled,
@@ -102,7 +102,7 @@ def _explained(line: Timeline) -> Mask:
     known = line.profiled.copy()
     for phase in ("evaluation", "storage", "profiler"):
         known |= line.phase_ns[phase] > 0
-    return known
+    return np.asarray(known, np.bool_)
 
 
 def _bands(line: Timeline, origin: int) -> list[Band]:

@@ -74,6 +74,33 @@ def test_the_users_own_hooks_run(tmp_path: Path, executable: str) -> None:
     assert (wrapped.stdout, wrapped.stderr) == (plain.stdout, plain.stderr)
 
 
+def test_the_guest_starts_though_the_users_own_hook_took_its_place(tmp_path: Path) -> None:
+    own = write(tmp_path / "own" / "sitecustomize.py", "import gc; gc.collect()").parent
+    paths = os.pathsep.join([str(own), fake_torch(tmp_path / "fake", "1.13.1")])
+
+    both(tmp_path, "-c", "import gc, os; os.environ.clear(); gc.collect(); import torch",
+         PYTHONPATH=paths)  # fmt: skip
+
+    assert [gap.reason for gap in gaps(tmp_path / "run")] == ["not-supported"]
+
+
+def test_the_package_itself_is_light_and_its_mark_does_nothing_outside_of_a_run() -> None:
+    text = """
+import sys
+before = set(sys.modules)
+import boundscope
+boundscope.step()
+print(sorted(set(sys.modules) - before))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=plain_environment(), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+
+    assert done.stdout == "['boundscope']\n"
+
+
 @pytest.mark.parametrize("executable", interpreters(), ids=lambda path: Path(path).name)
 @pytest.mark.parametrize("text", ["raise ValueError('mine')", "import not_there", "1 +"])
 def test_the_users_own_hook_fails_as_it_would_alone(

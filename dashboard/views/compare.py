@@ -1,0 +1,134 @@
+"""Two runs: what changed in the step time, slot by slot, and why it may have."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ...profiler.compare import Comparison, compare, signed
+from ...profiler.errors import UnusableData
+from ...profiler.library import Entry, Source
+from ...profiler.text import milliseconds
+from .. import markup, state
+from ..charts.compare import moved_ops, signed_ms, waterfall
+
+MAX_OPS = 10
+
+
+@st.cache_data(show_spinner="Comparing the runs …", max_entries=16)
+def _compared(_base: Source, _new: Source, key: tuple[str, int, str, int]) -> Comparison:  # noqa: ARG001
+    return compare(state.features(_base), state.features(_new))
+
+
+def _view(source: Source) -> None:
+    state.html(markup.title("Compare", "What changed from one run to the other"))
+    rows = [row for row in state.entries() if row.status != "unreadable"]
+    if len(rows) < 2:
+        state.html(markup.empty("There is nothing to compare with.", "Record a second run."))
+        return
+    base, new = _choose(rows, source)
+    if base.key == new.key:
+        state.html(markup.empty("These are the same run.", "Choose another base above."))
+        return
+    try:
+        found = _compared(base, new, (base.key, base.stamp, new.key, new.stamp))
+    except UnusableData as error:
+        state.html(markup.note(error.message, error.hint, error.slug, markup.ERROR))
+        return
+    _show(found)
+
+
+page = state.page_of_run(_view)
+
+
+def _choose(rows: list[Entry], source: Source) -> tuple[Source, Source]:
+    """Let both be chosen; the address names them, and follows the choice."""
+    keys = [row.source.key for row in rows]
+    names = {row.source.key: _name(row) for row in rows}
+    wanted = st.query_params.get("base")
+    before = wanted if wanted in keys else _before(rows, source)
+    left, right = st.columns(2)
+    with left:
+        base = state.pick("Base", keys, keys.index(before), words=lambda key: names[key])
+    with right:
+        new = state.pick("New", keys, keys.index(source.key), words=lambda key: names[key])
+    st.query_params["base"], st.query_params["run"] = base, new
+    by_key = {row.source.key: row.source for row in rows}
+    return by_key[base], by_key[new]
+
+
+def _before(rows: list[Entry], source: Source) -> str:
+    """Return the run of the same name before, else any other; rows come newest first."""
+    place = next(index for index, row in enumerate(rows) if row.source.key == source.key)
+    name = rows[place].name
+    older = [row for row in rows[place + 1 :] if row.name == name]
+    others = older or rows[place + 1 :] or rows[:place]
+    return others[0].source.key
+
+
+def _name(row: Entry) -> str:
+    return row.source.key if row.name in row.source.key else f"{row.name} · {row.source.key}"
+
+
+def _show(found: Comparison) -> None:
+    dark = state.is_dark()
+    state.html(markup.compare_card(found.headline, _facts(found), _side_colour(found)))
+    for caution in found.cautions:
+        state.html(markup.note(f"{caution[:1].upper()}{caution[1:]}."))
+    state.html(markup.heading("From the base's step to the new one"))
+    state.charts(waterfall(found, dark=dark), "waterfall")
+    _findings(found)
+    if found.ops:
+        state.html(markup.heading("Ops that moved most"))
+        state.charts(moved_ops(found.ops[:MAX_OPS], dark=dark), "moved-ops")
+    _tables(found)
+
+
+def _facts(found: Comparison) -> list[tuple[str, str]]:
+    base, new = found.base, found.new
+    return [
+        ("step, base", milliseconds(base.step_ms)),
+        ("step, new", milliseconds(new.step_ms)),
+        ("change", f"{signed(found.change)} ({signed(found.low)} to {signed(found.high)})"),
+        ("median step", f"{milliseconds(base.median_ms)} → {milliseconds(new.median_ms)}"),
+        ("verdict", base.bound if base.bound == new.bound else f"{base.bound} → {new.bound}"),
+    ]
+
+
+def _side_colour(found: Comparison) -> str:
+    if not found.is_certain:
+        return "#888888"
+    return "#d1495b" if found.change > 0 else "#2a9d8f"
+
+
+def _findings(found: Comparison) -> None:
+    parts = (("New findings", found.gained), ("Gone", found.lost), ("In both", found.kept))
+    shown = [(words, named) for words, named in parts if named]
+    if not shown:
+        return
+    for column, (words, named) in zip(st.columns(len(shown)), shown, strict=True):
+        with column:
+            rows = markup.bullets((item.title or item.id, "") for item in named)
+            state.html(markup.heading(words) + rows)
+
+
+def _tables(found: Comparison) -> None:
+    with st.expander("Slots, ms a step"):
+        slots = [
+            {
+                "slot": slot.slot,
+                "base": round(slot.base_ms, 3),
+                "new": round(slot.new_ms, 3),
+                "change": signed_ms(slot.change_ms),
+            }
+            for slot in found.slots
+        ]
+        st.dataframe(slots, hide_index=True)
+    state.html(markup.heading("Differences of the environment"))
+    if not found.environment:
+        state.html(markup.paragraph("None were recorded."))
+        return
+    rows = [
+        {"what": f"{d.group} {d.name}", "base": d.base or "–", "new": d.new or "–"}  # noqa: RUF001
+        for d in found.environment
+    ]
+    st.dataframe(rows, hide_index=True)
