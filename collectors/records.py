@@ -72,6 +72,8 @@ class SpanKind:
     LOADER_END = "z"  # a loader is exhausted; its last, empty wait [loader index]
     LOADER_CPU = "c"  # duration is the thread's CPU time within the wait just before [loader index]
     EVAL_LOADER = "v"  # a wait for a batch with gradients off [loader index]
+    FORWARD = "f"  # a module's call that is inside no other module's [0]
+    ZERO_GRAD = "y"  # an optimizer's zero_grad [0]
     BACKWARD = "b"  # torch.autograd.backward or grad [0]
     OPTIMIZER = "o"  # one optimizer's step [optimizer index]
     SKIPPED = "a"  # a GradScaler step that skipped its optimizer [optimizer index]

@@ -24,6 +24,7 @@ MEASURED = {
     "storage": "storage",
     "evaluation": "evaluation",
     "loader": "input",
+    "preparation": "input",
     "garbage": "host",
 }
 """Phases that are a slot by themselves where the training thread is the device (CPU)."""

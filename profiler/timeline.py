@@ -24,12 +24,15 @@ PHASES = (
     "garbage",
     "backward",
     "optimizer",
+    "forward",
+    "preparation",
     "rest",
 )
-"""In order of precedence where spans overlap. "rest" is what no span covers: batch preparation in
-the loop, the forward pass, the loss, logging."""
+"""In order of precedence where spans overlap. "preparation" is what lies between the arrival of a
+batch (or the end of the step before) and the first module's call; "rest" is what nothing covers:
+the loss where it is no module, logging, all of it where no module is called."""
 
-WORK_PHASES = ("backward", "optimizer", "rest")
+WORK_PHASES = ("backward", "optimizer", "forward", "rest")
 """The phases in which ops run; a trace window tells what they spent their time on."""
 
 STARTUP_FACTOR = 2.0
@@ -97,7 +100,7 @@ def build_timeline(rank: RankData) -> Timeline | None:
     if len(marks) < 2:
         return None
     start, end = marks[:-1], marks[1:]
-    intervals = _phase_intervals(spans, int(start[0]), int(end[-1]))
+    intervals = _phase_intervals(spans, marks)
     phases = _phase_times(intervals, start, end)
     windows = spans.of(SpanKind.WINDOW, SpanKind.PROFILER)
     profiled = _overlaps(start, end, windows)
@@ -172,8 +175,8 @@ def _closing_optimizer(steps: SpanTable, loads: SpanTable) -> int:
     return max((int(i) for i in rarest), key=lambda i: (followed[i], order[i]))
 
 
-def _phase_intervals(spans: SpanTable, begin: int, end: int) -> dict[str, Intervals]:
-    """Disjoint, sorted intervals of each phase within [begin, end)."""
+def _phase_intervals(spans: SpanTable, marks: Int64) -> dict[str, Intervals]:
+    """Disjoint, sorted intervals of each phase from the first to the last of the step marks."""
     sources: dict[str, Intervals] = {
         "profiler": _merged(spans.of(SpanKind.PROFILER)),
         "storage": _merged(spans.of(SpanKind.SAVE)),
@@ -185,8 +188,11 @@ def _phase_intervals(spans: SpanTable, begin: int, end: int) -> dict[str, Interv
         ),
         "garbage": _merged(spans.of(SpanKind.GC)),
         "backward": _merged(spans.of(SpanKind.BACKWARD)),
-        "optimizer": _merged(spans.of(SpanKind.OPTIMIZER, SpanKind.SKIPPED)),
+        "optimizer": _merged(spans.of(SpanKind.OPTIMIZER, SpanKind.SKIPPED, SpanKind.ZERO_GRAD)),
+        "forward": _merged(spans.of(SpanKind.FORWARD)),
+        "preparation": _preparation(spans, marks),
     }
+    begin, end = int(marks[0]), int(marks[-1])
     whole = np.array([begin], np.int64), np.array([end], np.int64)
     left: Intervals = whole
     result: dict[str, Intervals] = {}
@@ -196,6 +202,27 @@ def _phase_intervals(spans: SpanTable, begin: int, end: int) -> dict[str, Interv
         left = without
     result["rest"] = left
     return result
+
+
+def _preparation(spans: SpanTable, marks: Int64) -> Intervals:
+    """In each step the time from the batch's arrival, or the step's start, to the first module.
+
+    Steps without a module's call have none: what they prepare cannot be told from what they do
+    with it.
+    """
+    forward = np.sort(spans.of(SpanKind.FORWARD).start_ns)
+    arrived = np.sort(spans.of(SpanKind.LOADER).end_ns)
+    if not len(forward):
+        return EMPTY
+    starts, ends = marks[:-1], marks[1:]
+    first = np.searchsorted(forward, starts)
+    found = first < len(forward)
+    first_module = np.append(forward, 0)[np.minimum(first, len(forward))]
+    found &= first_module < ends
+    last = np.searchsorted(arrived, first_module, side="right") - 1
+    batch = np.append(arrived, 0)[np.maximum(last, 0)]
+    begin = np.where((last >= 0) & (batch > starts), batch, starts)
+    return union(begin[found], first_module[found])
 
 
 def _merged(spans: SpanTable) -> Intervals:

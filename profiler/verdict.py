@@ -149,8 +149,10 @@ def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
 def _input_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
     rank = case.worst_rank("input")
     where = f" on rank {rank.rank}" if len(case.features.ranks) > 1 else ""
-    wait = milliseconds(rank.phase_ms["loader"])
-    text = f"Input-bound: {share} of every step ({wait}) waits for the next batch{where}"
+    wait, preparation = rank.phase_ms["loader"], rank.phase_ms["preparation"]
+    what = "waits for the next batch" if wait >= preparation else "prepares the batch in the loop"
+    text = f"Input-bound: {share} of every step ({milliseconds(max(wait, preparation))}) {what}"
+    text += where
     if case.blame.rank is not None and case.blame.charged.get("input"):
         text += "; the other ranks wait for it"
     return f"{text}{_at(finding)}."

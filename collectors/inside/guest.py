@@ -28,6 +28,9 @@ from .stack_samples import StackSampler
 from .ticks import StepTicker
 from .windows import Windows
 
+FORWARD_SPANS_A_STEP = 32
+"""Loops that call a small module hundreds of times a step are timed for the first calls only."""
+
 FACTS_AT_STEP = 2
 """By then torch has worked in the training thread: asking it for its threads changes nothing."""
 
@@ -93,6 +96,8 @@ class Guest:
         self.waiting: set[int] = set()
         self.saving: set[int] = set()
         self.changing_mode: set[int] = set()
+        self.in_forward = False
+        self.forward_left = FORWARD_SPANS_A_STEP
         self._stays_out: bool | None = None
         self._foreign_profiler = False
         self._loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -299,10 +304,24 @@ class Guest:
             return
         if threading.get_ident() != self.recorder.training_thread:
             return
+        self.forward_left = FORWARD_SPANS_A_STEP
         self.windows.tick(self.ticker.count)
         if self.ticker.count == FACTS_AT_STEP:
             self.recorder.find_place()
             self.recorder.record(process_record(self.torch, trained=True))
+
+    @guarded
+    def forward_ran(self, start: int) -> None:
+        """A module that no other module called has run."""
+        self.forward_left -= 1
+        if self.recorder is not None:
+            self.recorder.span(SpanKind.FORWARD, start, time.monotonic_ns())
+
+    @guarded
+    def gradients_cleared(self, start: int) -> None:
+        """An optimizer cleared its gradients."""
+        if self.recorder is not None:
+            self.recorder.span(SpanKind.ZERO_GRAD, start, time.monotonic_ns())
 
     @guarded
     def backward_begins(self) -> None:

@@ -38,6 +38,7 @@ def install(torch: Any, guest: Guest) -> None:
     for patch in (
         _optimizers,
         _loaders,
+        _forward,
         _backward,
         _saves,
         _modes,
@@ -103,6 +104,21 @@ def _optimizers(torch: Any, guest: Guest) -> None:
     hooks.register_optimizer_step_pre_hook(before)
     hooks.register_optimizer_step_post_hook(after)
 
+    optimizer_class = torch.optim.Optimizer
+    zero_grad = optimizer_class.zero_grad
+
+    @functools.wraps(zero_grad)
+    def clear(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if compiling():
+            return zero_grad(self, *args, **kwargs)
+        start = time.monotonic_ns()
+        try:
+            return zero_grad(self, *args, **kwargs)
+        finally:
+            guest.gradients_cleared(start)
+
+    optimizer_class.zero_grad = clear
+
 
 def _loaders(torch: Any, guest: Guest) -> None:
     loader_module = torch.utils.data.dataloader
@@ -137,6 +153,27 @@ def _loaders(torch: Any, guest: Guest) -> None:
 
     iterator_class.__next__ = __next__
     loader_class.__iter__ = __iter__
+
+
+def _forward(torch: Any, guest: Guest) -> None:
+    """Time the outermost module calls; an inner one costs three comparisons."""
+    module_class = torch.nn.Module
+    call = module_class.__call__
+    compiling = _compiling(torch)
+
+    @functools.wraps(call)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if compiling() or guest.in_forward or guest.forward_left <= 0:
+            return call(self, *args, **kwargs)
+        guest.in_forward = True
+        start = time.monotonic_ns()
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            guest.in_forward = False
+            guest.forward_ran(start)
+
+    module_class.__call__ = __call__
 
 
 def _backward(torch: Any, guest: Guest) -> None:

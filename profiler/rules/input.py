@@ -21,8 +21,14 @@ def find(case: Evidenced) -> list[Finding]:
     rank = case.worst_rank("input")
     if rank.device:
         return _beside_device(case, rank)
-    if not len(rank.data.spans.of(SpanKind.LOADER)):
-        return [_seen_in_trace(case, rank)]
+    if rank.phase_ms["preparation"] > rank.phase_ms["loader"]:
+        return [_prepared_in_loop(case, rank)]
+    seen = len(rank.data.spans.of(SpanKind.LOADER)) > 0
+    return [_waited_for(case, rank) if seen else _seen_in_trace(case, rank)]
+
+
+def _waited_for(case: Evidenced, rank: RankFeatures) -> Finding:
+    """What every step measured of the loader that is waited for longest."""
     index = _slowest_loader(rank)
     facts = _facts(rank, index)
     workers = int(facts.get("num_workers", "0") or 0)
@@ -42,7 +48,7 @@ def find(case: Evidenced) -> list[Finding]:
         ),
     ]
     if workers:
-        return [_workers(case, facts, workers, places, evidence)]
+        return _workers(case, facts, workers, places, evidence)
     spent = "working on the CPU" if cpu >= CPU_BOUND else "waiting, not computing"
     evidence.append(
         Evidence(
@@ -54,8 +60,8 @@ def find(case: Evidenced) -> list[Finding]:
         )
     )
     if cpu >= CPU_BOUND:
-        return [_decode_in_main(case, rank, places, evidence)]
-    return [_slow_store(case, rank, places, evidence)]
+        return _decode_in_main(case, rank, places, evidence)
+    return _slow_store(case, rank, places, evidence)
 
 
 def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
@@ -69,6 +75,35 @@ def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
     if copies >= MIN_SHARE:
         findings.append(_exposed_copies(case, rank, copies))
     return findings
+
+
+def _prepared_in_loop(case: Evidenced, rank: RankFeatures) -> Finding:
+    """The loop itself makes the batch before it calls the model."""
+    lines = hot_lines(case.features.run, rank.data.pid, "rest")
+    return case.finding(
+        id="batch-prepared-in-loop",
+        bound="input",
+        title=f"Rank {rank.rank} prepares each batch in the loop before it calls the model",
+        evidence=[
+            Evidence(
+                f"{milliseconds(rank.phase_ms['preparation'])} of every step pass between the "
+                "batch's arrival and the model's call",
+                "input.preparation_ms",
+                round(rank.phase_ms["preparation"], 4),
+                "ms",
+                "steps",
+            )
+        ],
+        where=[place(line, rank.rank) for line in lines],
+        fixes=[
+            Fix(
+                "Prepare batches in a DataLoader's workers",
+                "What the loop does to a batch before the model can run beside the model: in the "
+                "dataset's __getitem__, in collate_fn, or on the device.",
+                "DataLoader(dataset, ..., num_workers=N, collate_fn=prepare)",
+            )
+        ],
+    )
 
 
 def _seen_in_trace(case: Evidenced, rank: RankFeatures, share: float | None = None) -> Finding:

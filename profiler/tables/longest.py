@@ -16,7 +16,9 @@ PHASE_WORDS = {
     "garbage": "garbage collection",
     "backward": "backward",
     "optimizer": "optimizer",
-    "rest": "forward and the rest",
+    "forward": "forward",
+    "preparation": "batch preparation",
+    "rest": "the rest of the loop",
 }
 
 
