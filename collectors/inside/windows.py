@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import TRACE_MARKER, SpanKind, Window
+from .heap import resident_bytes, trim
 from .recorder import HOLD_S, Recorder
 
 WARM_STEPS = 5
@@ -30,6 +31,16 @@ PROBE_S = 0.05
 
 MAX_EVENTS = 8_000
 """Stopping costs 4 to 8 us and 2 kB an event (measured, torch 2.13): 60 ms and 16 MB."""
+
+MAX_GROWTH_BYTES = 24_000_000
+"""A window ends with the step in which the process has grown by so much. The profiler's small
+blocks split the heap's free ones, so that tensors of up to 32 MB find no room in them any more:
+13 MB a step where a step's tensors are that large together (glibc, measured). `trim` gives it
+back."""
+
+ENOUGH_STEPS = 5
+MAX_WARM_WINDOWS = 3
+"""Windows that memory cut short are repeated until they hold so many steps together."""
 
 STEP_COUNTS = (1, 2, 5, 10, 20)
 ALIGNED_STEPS = 5
@@ -77,6 +88,8 @@ class Windows:
         self._failed = False
         self._again = False
         self._tries = MAX_TRIES
+        self._resident = 0
+        self._warm = (0, 0)
         self.foreign = False
         recorder.every_flush.append(self.watch)
 
@@ -94,7 +107,8 @@ class Windows:
         self._first_tick = self._first_tick or now
         self._last_tick = now
         if self._profile is not None:
-            if step >= self._target_step or now >= self._end_by:
+            grown = resident_bytes() - self._resident >= MAX_GROWTH_BYTES
+            if step >= self._target_step or now >= self._end_by or grown:
                 self.stop(truncated=False)
             else:
                 self._annotate(step)
@@ -189,6 +203,7 @@ class Windows:
             # Kineto of torch 2.13 prints "USDT: ... profiler_start" on the user's stderr.
             os.environ["KINETO_LOG_LEVEL"] = "6"
         self._own_call = threading.get_ident()
+        self._resident = resident_bytes()
         try:
             profile = self._make_profile(self._torch.autograd.profiler)
             profile.__enter__()
@@ -329,6 +344,9 @@ class Windows:
             )
             self._plan_after(window, events)
             self._pending = None
+            del profile
+        if resident_bytes() - self._resident >= MAX_GROWTH_BYTES // 2:
+            trim()
 
     @staticmethod
     def _write(profile: Any, path: Path) -> int:
@@ -353,6 +371,12 @@ class Windows:
             self._again = False
             self._wanted = [window.reason]
             return
+        if window.reason == "warm" and not window.truncated:
+            steps, windows = self._warm[0] + window.steps, self._warm[1] + 1
+            self._warm = (steps, windows)
+            if steps < ENOUGH_STEPS and windows < MAX_WARM_WINDOWS and self._planned(window):
+                self._wanted = ["warm"]
+                return
         if window.reason != "probe":
             heavy = window.truncated and self._want_at == "step" and window.reason == "warm"
             self._want_at = "backward" if heavy else "step"
@@ -360,6 +384,10 @@ class Windows:
             return
         self._probed = True
         self._wanted = ["warm"]
+
+    def _planned(self, window: Window) -> bool:
+        """Whether more steps were planned than the window holds: memory ended it."""
+        return window.first_step + window.steps < self._target_step
 
     def close(self) -> None:
         """End and export what is open, at the end of the process."""
