@@ -14,7 +14,7 @@ from pathlib import Path
 from ..records import Gap, Memory, Process, Reason, Record, Site, Spans, Window
 from ..writer import Clock, RecordWriter
 
-FLUSH_PERIOD_S = 0.4
+FLUSH_PERIOD_S = 0.25
 """At most this much is lost when the process is killed; the promise is one second."""
 
 MAX_BUFFERED_SPANS = 100_000
