@@ -147,6 +147,11 @@ def removable(ops: list[OpTime], share: float) -> float:
     """
     work = sum(op.work_ns for op in ops)
     floor = sum(min(op.floor_ns, op.work_ns) for op in ops)
+    # Where an op runs below its roof, so it would below the other one.
+    known = sum(op.work_ns for op in ops if op.attainable_ns > 0)
+    attainable = sum(op.attainable_ns for op in ops)
+    floor *= max(1.0, known / attainable) if attainable else 1.0
+    floor = min(floor, work)
     return share * (1 - floor / work) if work else share
 
 

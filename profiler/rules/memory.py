@@ -43,6 +43,8 @@ def find(case: Evidenced) -> list[Finding]:
         roof = roofs.memory_bandwidth
         memory = "device memory" if rank.device else "main memory"
         text = f"{memory} moves {scaled(roof, 'B/s')} at best"
+        if rate > roof:
+            text += "; what is above that came out of the caches"
         evidence.append(Evidence(text, "memory.roof", round(roof, 1), "B/s", "metrics"))
     where = [Place(rank=rank.rank, op=ops[0].name, kernel=ops[0].kernel or None)]
     where += [

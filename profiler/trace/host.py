@@ -45,8 +45,8 @@ COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent", "random"
 class OpTime:
     """One op with one signature within a window: exclusive time and what limits it.
 
-    `attainable_ns` is the time at the roof that limits it, `floor_ns` at the other roof: what
-    would be left if the first were lifted. Both are 0 where cost or roofs are not known.
+    `attainable_ns` is the time at the roof that limits it, `floor_ns` what would be left if that
+    were lifted: the time at the other roof, and of the traffic from the level-2 cache. Both are 0 where cost or roofs are not known.
     """
 
     name: str
@@ -257,6 +257,11 @@ class _Judge:
         arithmetic, transfer = roof_seconds(needs, self._roofs)
         return arithmetic * 1e9, transfer * 1e9
 
+    def _cached_ns(self, needs: Cost | None) -> float:
+        """Time of the op's traffic from the level-2 cache: what no fusion takes away, ns."""
+        rate = self._roofs.bandwidth.get("l2", 0.0) if self._roofs else 0.0
+        return needs.bytes / rate * 1e9 if needs is not None and rate > 0 else 0.0
+
     def table(
         self,
         names: npt.NDArray[np.int32],
@@ -288,7 +293,7 @@ class _Judge:
                     flop=needs.flop * count if needs else 0.0,
                     bytes=needs.bytes * count if needs else 0.0,
                     attainable_ns=max(roofs) * count,
-                    floor_ns=min(roofs) * count,
+                    floor_ns=max(min(roofs), self._cached_ns(needs)) * count,
                     dims=_dims(self._trace, signature),
                 )
             )
