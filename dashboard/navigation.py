@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import streamlit as st
 
+from ..profiler.report.colours import SLOT_COLOURS
 from . import markup, state
 from .views import compare, memory, ops, ranks, runs, stacks, timeline, verdict
 
@@ -27,7 +30,7 @@ PAGES: tuple[Page, ...] = (
 
 def main() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(page_title="boundscope", page_icon=":material/speed:", layout="wide")
+    st.set_page_config(page_title="boundscope", page_icon=_icon(), layout="wide")
     made = {
         path: st.Page(draw, title=name, icon=icon, url_path=path, default=path == "runs")
         for path, name, icon, draw in PAGES
@@ -37,6 +40,18 @@ def main() -> None:
     _side_bar(made)
     st.session_state["pages"] = made
     chosen.run()
+
+
+def _icon() -> npt.NDArray[np.uint8]:
+    """Return the tab's picture, three bars in slot colours.
+
+    Made here: Streamlit's named icons are fetched from the network for a tab.
+    """
+    image = np.zeros((32, 32, 4), np.uint8)
+    for row, (slot, width) in enumerate((("input", 28), ("compute", 18), ("network", 10))):
+        colour = [int(SLOT_COLOURS[slot][i : i + 2], 16) for i in (1, 3, 5)]
+        image[3 + 9 * row : 10 + 9 * row, 2 : 2 + width] = [*colour, 255]
+    return image
 
 
 def _side_bar(pages: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Recorded runs that boundscope ships with."""

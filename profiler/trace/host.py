@@ -46,7 +46,8 @@ class OpTime:
     """One op with one signature within a window: exclusive time and what limits it.
 
     `attainable_ns` is the time at the roof that limits it, `floor_ns` what would be left if that
-    were lifted: the time at the other roof, and of the traffic from the level-2 cache. Both are 0 where cost or roofs are not known.
+    were lifted: the time at the other roof, and of the traffic from the level-2 cache. Both are 0
+    where cost or roofs are not known.
     """
 
     name: str
