@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import streamlit as st
+from PIL import Image
 
 from ..profiler.report.colours import SLOT_COLOURS
 from . import markup, state
@@ -42,7 +42,7 @@ def main() -> None:
     chosen.run()
 
 
-def _icon() -> npt.NDArray[np.uint8]:
+def _icon() -> Image.Image:
     """Return the tab's picture, three bars in slot colours.
 
     Made here: Streamlit's named icons are fetched from the network for a tab.
@@ -51,7 +51,7 @@ def _icon() -> npt.NDArray[np.uint8]:
     for row, (slot, width) in enumerate((("input", 28), ("compute", 18), ("network", 10))):
         colour = [int(SLOT_COLOURS[slot][i : i + 2], 16) for i in (1, 3, 5)]
         image[3 + 9 * row : 10 + 9 * row, 2 : 2 + width] = [*colour, 255]
-    return image
+    return Image.fromarray(image)
 
 
 def _side_bar(pages: dict[str, Any]) -> None:
