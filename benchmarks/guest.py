@@ -45,6 +45,7 @@ class Loop:
         self.model = torch.nn.Linear(64, 64)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
         self.inputs = torch.randn(256, 64)
+        self.deep = torch.nn.Sequential(*[torch.nn.Identity() for _ in range(20)])
         self.batches = self.endless()
 
     def endless(self) -> Iterator[Any]:
@@ -57,6 +58,11 @@ class Loop:
 
     def backward(self) -> None:
         self.model(self.inputs[:1]).sum().backward()
+
+    def modules(self) -> None:
+        """A module with 20 inside it that do nothing, as in the first calls of each step."""
+        self.torch._boundscope_guest.forward_left = 32
+        self.deep(self.inputs)
 
     def step(self) -> None:
         self.optimizer.step()
@@ -77,6 +83,8 @@ def without_wrappers(torch: Any) -> Iterator[None]:
         (torch.utils.data.dataloader._BaseDataLoaderIter, "__next__"),
         (torch.utils.data.DataLoader, "__iter__"),
         (torch.autograd, "_engine_run_backward"),
+        (torch.nn.Module, "__call__"),
+        (torch.optim.Optimizer, "zero_grad"),
     ]
     module = sys.modules["torch.optim.optimizer"]
     hooks = [module._global_optimizer_pre_hooks, module._global_optimizer_post_hooks]
@@ -137,7 +145,7 @@ def child(blocks: int) -> dict[str, Any]:
     memory["windows"] = resident_mb()
     result: dict[str, Any] = {"memory": memory}
     if blocks:
-        actions = (loop.fetch, loop.backward, loop.step, loop.whole)
+        actions = (loop.fetch, loop.modules, loop.backward, loop.step, loop.whole)
         result["added"] = {action.__name__: added_us(torch, action, blocks) for action in actions}
     return result
 
@@ -164,7 +172,8 @@ def windows_of(folder: Path) -> list[dict[str, Any]]:
 def report_events(added: dict[str, tuple[float, float]]) -> None:
     names = {
         "fetch": "one batch of a loader",
-        "backward": "one backward pass",
+        "modules": "a module with 20 inside it",
+        "backward": "forward and backward pass",
         "step": "one optimizer step",
         "whole": "a whole step, 3 backward passes",
     }

@@ -23,8 +23,8 @@ def test_tracebacks_and_exit_statuses_are_identical(
 ) -> None:
     wrapped = guest_run("failing.py")
 
-    assert len(plain.stdout.splitlines()) == 10
-    assert plain.stderr.count("Traceback (most recent call last)") >= 10
+    assert len(plain.stdout.splitlines()) == 11
+    assert plain.stderr.count("Traceback (most recent call last)") >= 11
     assert "it did not fail" not in plain.stderr
     assert wrapped.stdout == plain.stdout
     assert without_pids(wrapped.stderr) == without_pids(plain.stderr)

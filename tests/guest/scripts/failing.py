@@ -64,6 +64,15 @@ def in_pickle():
     torch.save(lambda: None, "x.pt")
 
 
+class Picky(nn.Module):
+    def forward(self, x):
+        raise ValueError("wrong shape")
+
+
+def in_forward():
+    nn.Sequential(nn.Sequential(nn.Identity(), Picky()))(torch.ones(2))
+
+
 def in_mode():
     nn.Sequential(Stuck()).eval()
 
@@ -99,6 +108,7 @@ WAYS = [
     in_worker,
     in_save,
     in_pickle,
+    in_forward,
     in_mode,
     chained,
     in_context,

@@ -68,6 +68,22 @@ def graphs():
         yield function.__name__, cuts, sorted(counters["stats"].items())
 
 
+def captures():
+    """Every way in which torch takes a module apart."""
+    x = torch.ones(2, 4)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2))).eval()
+    yield torch.fx.symbolic_trace(net).code
+    yield torch.jit.trace(net, x).code
+    yield torch.jit.script(net).code
+    yield torch.export.export(net, (x,)).graph
+    parameters = {name: value.detach() for name, value in net.named_parameters()}
+    gradient = torch.func.grad(lambda p: torch.func.functional_call(net, p, (x,)).sum())
+    yield sorted(gradient(parameters))
+    yield torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    yield compiled(x).shape, type(compiled).__name__
+
+
 def threads():
     """Loaders read in threads of their own while the main thread trains."""
     batches = []
@@ -115,6 +131,6 @@ def exit_callbacks():
     yield sorted(t.name for t in threading.enumerate() if not t.name.startswith("boundscope"))
 
 
-for part in (pickles, graphs, threads, forks, exit_callbacks):
+for part in (pickles, graphs, captures, threads, forks, exit_callbacks):
     for line in part():
         print(part.__name__, line)
