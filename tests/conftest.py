@@ -12,7 +12,7 @@ import pytest
 
 ENDING_S = 3.0
 """Time that a child gets to end after its test did."""
-HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+HELPERS = ("chromium", "chrome", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python keeps for a whole program on purpose."""
 
 
