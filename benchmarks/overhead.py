@@ -1,10 +1,13 @@
 """What wrapping a training in `boundscope run` costs it: the six figures, each against its limit.
 
-Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first.
-The steps are timed by the training itself. A run that other programs disturbed is taken again;
-`others` is how many cores they still used in the worse run of a pair.
+Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first, with
+its 95 % interval (bootstrap over the pairs). It passes when the whole interval is within the limit,
+fails when the whole interval is beyond it, and is open otherwise: take more pairs.
+The steps are timed by the training itself. A run that others disturbed is taken again; `others` is
+how many cores other programs still used in the worse run of a pair, `slowed` how much longer a
+fixed piece of work took around it than at best.
 
-    python benchmarks/overhead.py [--quick] [--pairs 5] [--children 40]
+    python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 11] [--children 40]
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -24,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quiet import QUIET_TIMEOUT_S, quietest, wait_until_quiet
+from quiet import QUIET_TIMEOUT_S, Pace, quietest, wait_until_quiet
 
 TRAINING = Path(__file__).with_name("overhead_training.py")
 STEP_RATIO_LIMIT = 1.02
@@ -39,6 +43,7 @@ OUTLIER_SHARE = 0.01
 """The mean leaves out the slowest hundredth: another program's turn on the core, mostly."""
 TRIES = 3
 MB = 1e6
+RESAMPLES = 2000
 
 
 @dataclass
@@ -77,18 +82,30 @@ class Figure:
     plain: float
     wrapped: float
     value: float
+    low: float
+    high: float
     unit: str
     limit: float
 
-    def holds(self) -> bool:
-        return self.value <= self.limit
+    def verdict(self) -> str:
+        if self.high <= self.limit:
+            return "pass"
+        return "FAIL" if self.low > self.limit else "open"
 
     def row(self) -> str:
-        verdict = "pass" if self.holds() else "FAIL"
         return (
-            f"{self.what:44} {self.plain:10.3f} {self.wrapped:10.3f} {self.value:9.3f}"
-            f" {self.unit:3} {self.limit:7g} {verdict}"
+            f"{self.what:40} {self.plain:9.3f} {self.wrapped:9.3f} {self.value:8.3f}"
+            f" [{self.low:7.3f}, {self.high:7.3f}] {self.unit:3} {self.limit:6g} {self.verdict()}"
         )
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by bootstrap with a fixed seed."""
+    draws = random.Random(0)
+    medians = sorted(
+        statistics.median(draws.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
 
 
 def windows_of(run_folder: Path) -> list[Window]:
@@ -136,19 +153,21 @@ def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
     return Run(wall_s, logged["peak_bytes"] / MB, outside, inside, windows)
 
 
-def pairs(count: int, size: str, steps: int, scratch: Path) -> list[tuple[Run, Run]]:
+def pairs(count: int, size: str, steps: int, scratch: Path, pace: Pace) -> list[tuple[Run, Run]]:
     """Run `count` pairs (plain, wrapped), in turns which of them comes first."""
     done = []
     for index in range(count):
         runs: dict[bool, Run] = {}
-        noise = 0.0
+        cores, slowed = 0.0, 1.0
         for wrapped in (False, True) if index % 2 == 0 else (True, False):
-            runs[wrapped], cores = quietest(partial(train, size, steps, wrapped, scratch), TRIES)
-            noise = max(noise, cores)
+            taken = quietest(partial(train, size, steps, wrapped, scratch), TRIES, pace)
+            runs[wrapped] = taken.result
+            cores, slowed = max(cores, taken.cores), max(slowed, taken.slowed)
         pair = (runs[False], runs[True])
         print(
             f"  {size} pair {index + 1}: step {pair[0].median_ms():.3f} / {pair[1].median_ms():.3f}"
-            f" ms, whole {pair[0].wall_s:.1f} / {pair[1].wall_s:.1f} s, others {noise:.2f} cores",
+            f" ms, whole {pair[0].wall_s:.1f} / {pair[1].wall_s:.1f} s, others {cores:.2f} cores,"
+            f" slowed {slowed:.2f}x",
             flush=True,
         )
         done.append(pair)
@@ -179,16 +198,19 @@ class Measure:
         wrapped = [self.read(pair[1]) for pair in runs]
         compared = [self.compare(*both) for both in zip(plain, wrapped, strict=True)]
         before, after, value = map(statistics.median, (plain, wrapped, compared))
-        return Figure(self.what, before, after, value, self.unit, self.limit)
+        low, high = median_interval(compared)
+        return Figure(self.what, before, after, value, low, high, self.unit, self.limit)
 
 
 SHORT_STEPS = (
     Measure("1 ms step, median", Run.median_ms, added, "ms", STEP_ADDED_LIMIT_MS),
     Measure("1 ms step, mean", Run.mean_ms, added, "ms", STEP_ADDED_LIMIT_MS),
 )
-STEADY_STEPS = (
+LONG_STEPS = (
     Measure("20 ms step, median", Run.median_ms, ratio, "x", STEP_RATIO_LIMIT),
     Measure("20 ms step, mean", Run.mean_ms, ratio, "x", STEP_RATIO_LIMIT),
+)
+WHOLE_RUN = (
     Measure("whole run, s", lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
     Measure("peak memory, MB", lambda run: run.peak_mb, added, "MB", MEMORY_ADDED_LIMIT_MB),
 )
@@ -246,36 +268,49 @@ def children(count: int, scratch: Path) -> Figure:
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", ""], check=True, env=environments[wrapped])
             times[wrapped].append((time.perf_counter() - started) * 1000)
-    plain, wrapped_ms = statistics.median(times[False]), statistics.median(times[True])
-    low, _, high = statistics.quantiles(times[False], n=4)
-    what = f"bare Python child, ms (plain spread {high - low:.2f})"
-    return Figure(what, plain, wrapped_ms, wrapped_ms - plain, "ms", CHILD_ADDED_LIMIT_MS)
+    added_ms = [after - before for before, after in zip(times[False], times[True], strict=True)]
+    low, high = median_interval(added_ms)
+    return Figure(
+        "bare Python child, ms",
+        statistics.median(times[False]),
+        statistics.median(times[True]),
+        statistics.median(added_ms),
+        low,
+        high,
+        "ms",
+        CHILD_ADDED_LIMIT_MS,
+    )
 
 
 def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     """Measure and print everything; True when every limit holds."""
+    pace = Pace()
     child = children(args.children, scratch)
-    short = pairs(args.pairs, "1ms", 3000 if args.quick else 8000, scratch)
-    steady = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch)
+    short = pairs(args.step_pairs, "1ms", 1500 if args.quick else 4000, scratch, pace)
+    long = pairs(args.step_pairs, "20ms", 150 if args.quick else 300, scratch, pace)
+    whole = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch, pace)
     figures = [
-        *(measure.over(steady) for measure in STEADY_STEPS),
+        *(measure.over(long) for measure in LONG_STEPS),
         *(measure.over(short) for measure in SHORT_STEPS),
+        *(measure.over(whole) for measure in WHOLE_RUN),
         child,
     ]
     print(
-        f"\n{'median of pairs':44} {'plain':>10} {'wrapped':>10} {'value':>9} {'':3} {'limit':>7}"
+        f"\n{'median of pairs':40} {'plain':>9} {'wrapped':>9} {'value':>8}"
+        f" {'95 % interval':>18} {'':3} {'limit':>6}"
     )
     for one in figures:
         print(one.row())
-    for row in window_rows(steady):
+    for row in window_rows(whole):
         print(row)
-    return all(one.holds() for one in figures)
+    return all(one.verdict() == "pass" for one in figures)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter runs; figures are rougher")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="of whole runs, about 30 s each")
+    parser.add_argument("--step-pairs", type=int, default=11, help="of short runs, for the steps")
     parser.add_argument("--children", type=int, default=40)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,17 +1,28 @@
-"""How much of the machine other processes use, so that a figure taken among others says so."""
+"""How much of the machine others use, so that a figure taken among others says so.
+
+Others are processes on this machine, which /proc/stat shows, and neighbours on the same hardware,
+which only the pace of a fixed piece of work shows.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUSY_CORES = 0.15
 """Cores that others may use in a moment that counts as quiet."""
 QUIET_TIMEOUT_S = 60.0
+SLOWED_LIMIT = 1.1
+"""The fixed work's time against its best; its own spread on an idle machine is about 3 %."""
+PACE_BLOCK = bytes(1_000_000)
+PACE_ROUNDS = 60
 Result = TypeVar("Result")
 
 
@@ -56,20 +67,55 @@ def wait_until_quiet(timeout_s: float) -> bool:
             return False
 
 
-def quietest(measure: Callable[[], Result], tries: int) -> tuple[Result, float]:
-    """Measure until others left the machine alone meanwhile, at most `tries` times.
+class Pace:
+    """A fixed piece of work on every core, against the fastest that it was ever done here."""
 
-    Returns the result that was taken in the most quiet, and the cores that others used then.
-    """
-    best: tuple[Result, float] | None = None
+    def __init__(self) -> None:
+        self.best_s = float("inf")
+        self.cores = len(os.sched_getaffinity(0))
+
+    def slowed(self) -> float:
+        """Do the work once, about 0.1 s, and return its time over the best one, 1 or more."""
+        started = time.monotonic()
+        with ThreadPoolExecutor(self.cores) as pool:
+            list(pool.map(lambda _: _hash_blocks(), range(self.cores)))
+        took_s = time.monotonic() - started
+        self.best_s = min(self.best_s, took_s)
+        return took_s / self.best_s
+
+
+def _hash_blocks() -> None:
+    digest = hashlib.blake2b()
+    for _ in range(PACE_ROUNDS):
+        digest.update(PACE_BLOCK)
+
+
+@dataclass
+class Taken(Generic[Result]):
+    """A result, and how much others disturbed it."""
+
+    result: Result
+    cores: float
+    """Cores that other processes used meanwhile."""
+    slowed: float
+    """How much longer the fixed work took around it than at best, a factor."""
+
+    def disturbance(self) -> float:
+        return max(self.cores / BUSY_CORES, (self.slowed - 1) / (SLOWED_LIMIT - 1))
+
+
+def quietest(measure: Callable[[], Result], tries: int, pace: Pace) -> Taken[Result]:
+    """Measure until nobody disturbed it, at most `tries` times; return the least disturbed."""
+    best: Taken[Result] | None = None
     for _ in range(tries):
         wait_until_quiet(QUIET_TIMEOUT_S)
+        before = pace.slowed()
         others = Others()
         result = measure()
-        cores = others.cores()
-        if best is None or cores < best[1]:
-            best = (result, cores)
-        if cores < BUSY_CORES:
+        taken = Taken(result, others.cores(), max(before, pace.slowed()))
+        if best is None or taken.disturbance() < best.disturbance():
+            best = taken
+        if taken.disturbance() < 1:
             break
     assert best is not None
     return best

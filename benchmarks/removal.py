@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from quiet import quietest
+from quiet import Pace, quietest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 START_UP_STEPS = 5
@@ -157,11 +157,12 @@ def compare(name: str, pairs: int) -> None:
     removal = REMOVALS[name]
     times: dict[bool, list[float]] = {False: [], True: []}
     noise = []
+    pace = Pace()
     for _ in range(pairs):
         for removed in (False, True):
-            step_ms, cores = quietest(partial(run_apart, name, removed), TRIES)
-            times[removed].append(step_ms)
-            noise.append(cores)
+            taken = quietest(partial(run_apart, name, removed), TRIES, pace)
+            times[removed].append(taken.result)
+            noise.append(taken.cores)
     before, after = statistics.median(times[False]), statistics.median(times[True])
     print(
         f"{name:18} {removal.bound:8} {before:9.1f} {after:9.1f} {before / after:8.1f}x"
