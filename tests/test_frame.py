@@ -50,7 +50,7 @@ ABSOLUTE_IMPORTS = ("boundscope.__main__", "boundscope.__init__", "boundscope.da
 BOOTSTRAP = "boundscope.collectors.inject.sitecustomize"
 """Python imports it by its bare name, outside of any package, so it can't import relatively."""
 
-PUBLIC_NAMES = {"boundscope": {"__version__", "step"}}
+PUBLIC_NAMES = {"boundscope": {"__version__", "diagnose", "step"}}
 
 
 def module_name(path: Path) -> str:

@@ -1,10 +1,29 @@
 """boundscope: says what a PyTorch training run is bound by, proves it, and says what to do."""
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    import os as _os
+
+    from .profiler.diagnosis import Diagnosis as _Diagnosis
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "step"]
+__all__ = ["__version__", "diagnose", "step"]
+
+
+def diagnose(path: "str | _os.PathLike[str]") -> "_Diagnosis":
+    """Say what a recorded run, a torch-profiler trace or a folder of traces is bound by.
+
+    The fields of the result are those of `boundscope diagnose --json`. Raises
+    `boundscope.profiler.errors.BoundscopeError` with a slug when `path` cannot be used.
+    """
+    from pathlib import Path
+
+    from .profiler.diagnose import diagnose_path
+
+    return diagnose_path(Path(path))
 
 
 def step() -> None:
