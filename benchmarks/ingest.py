@@ -1,80 +1,75 @@
-"""How fast and in how little memory a trace is read, against `json.load` with pandas.
+"""From a trace file to the full diagnosis: how fast, in how little memory, against whom.
 
-    python benchmarks/ingest.py --source TRACE.json.gz [--size-mb 200] [--repeats 3] [--peer]
+    python benchmarks/ingest.py [--corpus FOLDER] [--sizes-mb 200 1000] [--repeats 3]
+                                [--hta PYTHON] [--tb PYTHON] [--linear-mb 1000 2000 4000]
 
-A large trace is made of a real one: its events again and again, with shifted times and ids. Each
-measurement runs in a process of its own; the figures are medians. `--peer` measures the plain way
-(`json.load`, then a pandas frame) on the same file, `--hta PYTHON` HolisticTraceAnalysis in that
-interpreter. Memory is the peak resident set of the process, imports included.
+Large traces are made of real ones: their events again and again, with shifted times and ids; one
+without Python stacks, one with. "Full diagnosis" is what `boundscope diagnose --json` does, with
+the cache of traces off; "again" is the same from the cache. `--hta` and `--tb` name the Python of
+an environment with HolisticTraceAnalysis 0.5 and torch-tb-profiler 0.4.3: each loads and breaks
+down the same plain file once, at the largest size. Figures are medians, wall time with start and
+imports. CPU seconds are those of all processes; they tell more where other programs run. Memory is
+the sum of the peak resident sets of all processes, which overstates what is held at one time.
+The exit code is 1 where a limit is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MB = 1_000_000
+SOURCES = {
+    "no stacks": "hta/nccl_parser_config/nccl_data.json.gz",
+    "Python stacks": "tracelens/mi300/resnet_act_checkpoint.json.gz",
+}
+"""Real traces of the corpus: 14 times as many ops as kernels; 61 % Python functions."""
+
+MEMORY_LIMITS = {200: 0.5, 1000: 0.25}  # of the file, by its size in MB
+HTA_LIMIT = 20.0  # times as fast as HolisticTraceAnalysis at the largest size
+TB_LIMIT = 10.0
+GZIP_LIMIT = 1.1  # of the CPU time of the plain file and the decompression
+LINEAR_LIMIT = 1.2  # seconds a byte at the largest size, against the smallest
+SAMPLE_S = 0.02
+
 _TIME = re.compile(rb'("ts"\s*:\s*)(\d+)')
 _IDS = re.compile(rb'("(?:correlation|[Ee]xternal id|id)"\s*:\s*)(\d+)')
 _NUMBER = re.compile(rb'"ts"\s*:\s*(\d+)')
 
-_READ = """
-import time, sys
-from pathlib import Path
-begin = time.perf_counter()
-from boundscope.profiler.trace.reader import read_trace
-imported = time.perf_counter()
-trace = read_trace(Path(sys.argv[1]))
-done = time.perf_counter()
-"""
-_MEASURES = {
-    "read": _READ + "count = len(trace.events)\n",
-    "read, steps, health, device time": _READ
-    + """
-from boundscope.profiler.trace.device import device_time
-from boundscope.profiler.trace.health import check
-from boundscope.profiler.trace.steps import find_steps
-check(trace); find_steps(trace); device_time(trace)
-count = len(trace.events)
-done = time.perf_counter()
-""",
-}
-_PEER = """
-import gzip, json, sys, time
-begin = time.perf_counter()
-import pandas
-imported = time.perf_counter()
-opened = gzip.open if sys.argv[1].endswith("gz") else open
-with opened(sys.argv[1], "rt") as file:
-    frame = pandas.DataFrame(json.load(file)["traceEvents"])
-frame = frame[frame.ph == "X"].sort_values("ts")
-count = len(frame)
-done = time.perf_counter()
-"""
 _HTA = """
-import sys, time
-begin = time.perf_counter()
+import sys
 from hta.trace_analysis import TraceAnalysis
-imported = time.perf_counter()
 analysis = TraceAnalysis(trace_files={0: sys.argv[1]}, trace_dir="/")
 analysis.get_temporal_breakdown(visualize=False)
-count = len(analysis.t.get_trace(0))
-done = time.perf_counter()
 """
-_REPORT = """
-import json
-# not ru_maxrss: that remembers what the parent had before this program was loaded
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line) * 1024
-print("RESULT " + json.dumps([done - begin, imported - begin, peak, count, time.process_time()]))
+_TB = """
+import sys, tempfile
+from torch_tb_profiler.profiler.data import RunProfileData
+with tempfile.TemporaryDirectory() as folder:
+    RunProfileData.parse("worker0", None, sys.argv[1], folder)
 """
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took: wall and CPU seconds, and bytes summed over its processes' peaks."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
 
 
 def enlarge(source: Path, target: Path, size_bytes: int) -> None:
@@ -101,60 +96,189 @@ def _adder(amount: int) -> Callable[[re.Match[bytes]], bytes]:
     return lambda match: match.group(1) + b"%d" % (int(match.group(2)) + amount)
 
 
-def measure(code: str, path: Path, repeats: int, python: str = sys.executable) -> list[float]:
-    """Return medians: seconds in all, seconds of imports, peak bytes, events, CPU seconds."""
-    results = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [python, "-c", code + _REPORT, str(path)], capture_output=True, text=True, check=False
+def cost_of(command: Sequence[str], **environment: str) -> Cost:
+    """Run a command to its end; raises SystemExit where it fails."""
+    peaks: dict[int, int] = {}
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | environment,
         )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        if not lines:
-            raise SystemExit(done.stderr[-2000:])
-        results.append(json.loads(lines[-1].removeprefix("RESULT ")))
-    return [statistics.median(column) for column in zip(*results, strict=True)]
+        watched = psutil.Process(child.pid)
+        while (ended := os.wait4(child.pid, os.WNOHANG))[0] == 0:
+            _sample(watched, peaks)
+            time.sleep(SAMPLE_S)
+        wall_s = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(ended[1])
+        if child.returncode != 0:
+            errors.seek(0)
+            raise SystemExit(errors.read()[-2000:].decode("utf-8", "replace"))
+    usage = ended[2]
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime, sum(peaks.values()))
 
 
-def show(what: str, result: list[float], size: int) -> float:
-    seconds, imports, peak, count, cpu = result
-    print(
-        f"{what:34s} {seconds:8.2f} s (imports {imports:.2f}, CPU {cpu:.2f})  "
-        f"{size / seconds / MB:6.0f} MB/s  "
-        f"peak {peak / MB:6.0f} MB = {peak / size:.2f} x file  {count:.0f} events"
+def _sample(root: psutil.Process, peaks: dict[int, int]) -> None:
+    try:
+        pids = [root.pid, *(child.pid for child in root.children(recursive=True))]
+    except psutil.Error:
+        return
+    for pid in pids:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        if found:
+            peaks[pid] = int(found[1]) * 1024
+
+
+def diagnosis(path: Path, repeats: int, **environment: str) -> Cost:
+    """Return the medians of `boundscope diagnose --json` over `repeats` runs."""
+    command = [sys.executable, "-m", "boundscope", "diagnose", "--json", str(path)]
+    costs = [cost_of(command, **environment) for _ in range(repeats)]
+    return Cost(
+        statistics.median(cost.wall_s for cost in costs),
+        statistics.median(cost.cpu_s for cost in costs),
+        int(statistics.median(cost.peak_bytes for cost in costs)),
     )
-    return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--size-mb", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--gzip", action="store_true", help="measure on a gzip file")
-    parser.add_argument("--peer", action="store_true")
-    parser.add_argument("--hta", metavar="PYTHON")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        enlarge(options.source, path, options.size_mb * MB)
+class Report:
+    """Prints figures and verdicts; remembers whether every limit is kept."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def line(self, what: str, cost: Cost, size: int) -> None:
+        print(
+            f"{what:46s} {cost.wall_s:7.2f} s  CPU {cost.cpu_s:7.2f} s  "
+            f"{size / cost.wall_s / MB:5.0f} MB/s  "
+            f"peak {cost.peak_bytes / MB:6.0f} MB = {cost.peak_bytes / size:.2f} x JSON",
+            flush=True,
+        )
+
+    def limit(self, what: str, value: float, bound: float, at_most: bool) -> None:
+        good = value <= bound if at_most else value >= bound
+        self.failed += not good
+        print(
+            f"    {'pass' if good else 'FAIL'}  {what}: {value:.2f} "
+            f"(limit: {'at most' if at_most else 'at least'} {bound:g})",
+            flush=True,
+        )
+
+
+def one_size(
+    report: Report, name: str, path: Path, megabytes: int, options: argparse.Namespace
+) -> Cost:
+    """Measure a plain file, the same as gzip, and from the cache; returns the plain file's cost."""
+    size = path.stat().st_size
+    off = {"BOUNDSCOPE_TRACE_CACHE": "off"}
+    plain = diagnosis(path, options.repeats, **off)
+    report.line(f"{name}, {megabytes} MB, plain", plain, size)
+    if megabytes in MEMORY_LIMITS:
+        report.limit(
+            "peak memory, share of the file",
+            plain.peak_bytes / size,
+            MEMORY_LIMITS[megabytes],
+            True,
+        )
+    if not options.no_gzip:
+        _gzip(report, f"{name}, {megabytes} MB, gzip", path, plain, options)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        kept = {"BOUNDSCOPE_TRACE_CACHE": "on", "BOUNDSCOPE_CACHE": folder}
+        report.line(f"{name}, {megabytes} MB, kept", diagnosis(path, 1, **kept), size)
+        if any(Path(folder).glob("traces/*.parquet")):
+            again = diagnosis(path, options.repeats, **kept)
+            report.line(f"{name}, {megabytes} MB, again", again, size)
+    return plain
+
+
+def _gzip(report: Report, name: str, path: Path, plain: Cost, options: argparse.Namespace) -> None:
+    packed = path.with_suffix(".json.gz")
+    with path.open("rb") as source, gzip.open(packed, "wb", 6) as out:
+        while block := source.read(1 << 20):
+            out.write(block)
+    cost = diagnosis(packed, options.repeats, BOUNDSCOPE_TRACE_CACHE="off")
+    report.line(name, cost, path.stat().st_size)
+    inflating_s = _inflating_s(packed)
+    packed.unlink()
+    share = cost.cpu_s / (plain.cpu_s + inflating_s)
+    report.limit("CPU time, against plain and decompression", share, GZIP_LIMIT, at_most=True)
+
+
+def _inflating_s(packed: Path) -> float:
+    """CPU seconds of the decompression alone."""
+    began = time.process_time()
+    inflater = zlib.decompressobj(31)
+    with packed.open("rb") as file:
+        while block := file.read(1 << 18):
+            inflater.decompress(block)
+    return time.process_time() - began
+
+
+def peers(report: Report, path: Path, ours: Cost, options: argparse.Namespace) -> None:
+    """Measure the other tools once on the same file."""
+    size = path.stat().st_size
+    for name, python, code, bound in (
+        ("HolisticTraceAnalysis", options.hta, _HTA, HTA_LIMIT),
+        ("torch-tb-profiler", options.tb, _TB, TB_LIMIT),
+    ):
+        if python:
+            cost = cost_of([python, "-c", code, str(path)])
+            report.line(f"  {name}", cost, size)
+            report.limit("times as fast", cost.wall_s / ours.wall_s, bound, at_most=False)
+            print(f"          by CPU time: {cost.cpu_s / ours.cpu_s:.1f}", flush=True)
+
+
+def linear(report: Report, source: Path, options: argparse.Namespace) -> None:
+    """Measure growing sizes of one trace once each."""
+    rates = []
+    for megabytes in options.linear_mb:
+        path = options.folder / "trace.json"
+        enlarge(source, path, megabytes * MB)
+        cost = diagnosis(path, 1, BOUNDSCOPE_TRACE_CACHE="off")
         size = path.stat().st_size
-        if options.gzip:
-            packed = path.with_suffix(".json.gz")
-            packed.write_bytes(gzip.compress(path.read_bytes(), 6))
-            path.unlink()
-            path = packed
-        print(f"{options.source.name} enlarged to {size / MB:.0f} MB of JSON")
-        ours = [
-            show(what, measure(code, path, options.repeats), size)
-            for what, code in _MEASURES.items()
-        ]
-        if options.peer:
-            peer = show("json.load and pandas", measure(_PEER, path, 1), size)
-            print(f"  reading is {peer / ours[0]:.1f} times as fast")
-        if options.hta:
-            peer = show("HolisticTraceAnalysis", measure(_HTA, path, 1, options.hta), size)
-            print(f"  read with figures is {peer / ours[1]:.1f} times as fast")
+        report.line(f"linear, {megabytes} MB", cost, size)
+        rates.append(cost.cpu_s / size)
+        path.unlink()
+    if len(rates) > 1:
+        growth = rates[-1] / rates[0]
+        report.limit("CPU time a byte, largest against smallest", growth, LINEAR_LIMIT, True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--corpus", type=Path, default=os.environ.get("BOUNDSCOPE_CORPUS"), help="real traces"
+    )
+    parser.add_argument("--sizes-mb", type=int, nargs="*", default=[200, 1000])
+    parser.add_argument("--linear-mb", type=int, nargs="*", default=[])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-gzip", action="store_true")
+    parser.add_argument("--hta", metavar="PYTHON")
+    parser.add_argument("--tb", metavar="PYTHON")
+    parser.add_argument("--folder", type=Path, help="where the large files go")
+    options = parser.parse_args()
+    if options.corpus is None:
+        parser.error("name the folder of real traces: --corpus, or BOUNDSCOPE_CORPUS")
+    report = Report()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        options.folder = Path(folder)
+        for name, file in SOURCES.items():
+            for megabytes in options.sizes_mb:
+                path = options.folder / "trace.json"
+                enlarge(options.corpus / file, path, megabytes * MB)
+                ours = one_size(report, name, path, megabytes, options)
+                if megabytes == max(options.sizes_mb):
+                    peers(report, path, ours, options)
+                path.unlink()
+        linear(report, options.corpus / SOURCES["no stacks"], options)
+    print(f"{report.failed} limits missed" if report.failed else "every limit is kept")
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -47,7 +47,7 @@ class Job:
     processes: ProcessTree = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.processes = ProcessTree(lambda: self.root_pid)
+        self.processes = ProcessTree(lambda: self.root_pid, lambda: self.ranks)
 
 
 @runtime_checkable

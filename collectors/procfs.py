@@ -128,11 +128,15 @@ class ProcessTree:
     Only processes that are new since the last look are read to learn whose child they are, so a
     look costs one listing of /proc and one read for each process of the job. A process stays in
     the job when its parent ends before it; one that is started and orphaned between two looks is
-    missed. Safe to use from several threads: they share a snapshot younger than `max_age_s`.
+    missed. `others` are further roots: ranks that another launcher started. Safe to use from
+    several threads: they share a snapshot younger than `max_age_s`.
     """
 
-    def __init__(self, root_pid: Callable[[], int]) -> None:
+    def __init__(
+        self, root_pid: Callable[[], int], others: Callable[[], Iterable[int]] = tuple
+    ) -> None:
         self._root_pid = root_pid
+        self._others = others
         self._members: dict[int, int] = {}  # pid to start_ticks
         self._outside: set[int] = set()
         self._next_rescan = 0.0
@@ -160,12 +164,12 @@ class ProcessTree:
         return Snapshot(time.monotonic_ns(), processes)
 
     def _live_members(self, present: set[int]) -> dict[int, ProcessStat]:
-        root = self._root_pid()
+        roots = {self._root_pid(), *self._others()}
         processes: dict[int, ProcessStat] = {}
-        for pid in (self._members.keys() | {root}) & present:
+        for pid in (self._members.keys() | roots) & present:
             stat = process_stat(pid)
             known = self._members.get(pid)
-            if stat is not None and (known == stat.start_ticks or pid == root):
+            if stat is not None and (known == stat.start_ticks or pid in roots):
                 processes[pid] = stat
         return processes
 

@@ -220,7 +220,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     `status` is "running" from the start; "finished", "failed" or "killed" at the end. A run whose
     launcher vanished keeps "running" here; readers look whether its launcher is still alive.
     `environment` groups: "python", "torch", "hardware", "limits" (cores and memory that the cgroup
-    allows), "scheduler" (SLURM, Kubernetes, container), "git", "launcher".
+    allows), "scheduler" (SLURM, Kubernetes, container), "git", "launcher". `job` names what the
+    launchers that share the folder have in common; each but the first keeps a manifest of its own
+    kind in `node-<host>/launcher-<pid>.json`.
     """
 
     schema: int
@@ -240,3 +242,4 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int | None = None
     environment: dict[str, dict[str, str]] = {}
     gaps: list[Gap] = []
+    job: str = ""

@@ -12,6 +12,8 @@ import msgspec
 
 from .records import SCHEMA, Closed, Header, Record
 
+APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+
 
 class Clock:
     """Monotonic time placed on nanoseconds since the epoch by one clock pair."""
@@ -47,8 +49,8 @@ class RecordWriter:
         self.path = path
         self.clock = clock
         self._encoder = msgspec.json.Encoder()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o644)
+        self._fd = os.open(path, APPENDING | os.O_CREAT, 0o644)
+        self._identity = _identity(self._fd)
         self.pid = os.getpid()
         self.write(
             Header(
@@ -68,6 +70,12 @@ class RecordWriter:
     def write(self, *records: Record) -> None:
         """Append `records` with one system call where the file system takes it whole."""
         data = b"".join(self._encoder.encode(record) + b"\n" for record in records)
+        if not self._is_ours():
+            # Not closed: the number is somebody else's by now. Not made anew: a file that was
+            # removed was removed on purpose.
+            self._fd = -1
+            self._fd = os.open(self.path, APPENDING)
+            self._identity = _identity(self._fd)
         written = 0
         try:
             while written < len(data):
@@ -75,6 +83,16 @@ class RecordWriter:
         except OSError:
             self._cut_torn_line(data[:written])
             raise
+
+    def _is_ours(self) -> bool:
+        """Whether the descriptor is still our file: a program may close all that it finds open.
+
+        What it opens next gets the same number, and must never get our lines.
+        """
+        try:
+            return self._fd >= 0 and _identity(self._fd) == self._identity
+        except OSError:
+            return False
 
     def _cut_torn_line(self, partial: bytes) -> None:
         torn = len(partial) - (partial.rfind(b"\n") + 1)
@@ -92,6 +110,11 @@ class RecordWriter:
 
     def abandon(self) -> None:
         """Close the file without a closing line (after a fork, or when the disk is full)."""
-        if self._fd >= 0:
+        if self._is_ours():
             os.close(self._fd)
-            self._fd = -1
+        self._fd = -1
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    facts = os.fstat(descriptor)
+    return facts.st_dev, facts.st_ino

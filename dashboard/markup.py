@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from ..profiler.report.colours import bound_colour, slot_colours, text_on
+from ..profiler.tables.lanes import KINDS
 from ..profiler.text import percent
+from .charts.lanes import PLAIN
 
 STYLE = """<style>
 .bs{font-size:.95rem;line-height:1.5;overflow-wrap:anywhere}
@@ -33,6 +35,15 @@ STYLE = """<style>
 .bs-meter .range{position:absolute;top:0;bottom:0;
  background:color-mix(in srgb,var(--c) 45%,transparent)}
 .bs-meter .mid{position:absolute;top:0;bottom:0;left:0;background:var(--c)}
+.bs-slots{display:flex;height:3.2rem;margin:.1rem 0 .7rem;border-radius:.3rem;overflow:hidden;
+ white-space:nowrap;font-size:.85rem;text-align:center;line-height:3.2rem}
+.bs-slots div{overflow:hidden;min-width:2px}
+.bs-small img{width:100%;max-width:30rem;display:block;margin-top:.3rem}
+.bs-table{border-collapse:collapse;width:100%;font-size:.88rem}
+.bs-table th{text-align:left;font-weight:600;opacity:.7}
+.bs-table td,.bs-table th{padding:.35rem .6rem .35rem 0;vertical-align:top;
+ border-bottom:1px solid color-mix(in srgb,currentColor 16%,transparent)}
+.bs-thin{height:.32rem;max-width:16rem;margin:.25rem 0 .35rem}
 .bs-list{margin:.1rem 0 .3rem;padding-left:1.15rem}
 .bs-list li{margin:.16rem 0}
 .bs-tag{opacity:.62;font-size:.78rem;
@@ -56,7 +67,7 @@ STYLE = """<style>
 </style>"""
 """The style sheet, sent once a page. Colours other than the slots' follow the page's own text."""
 
-WARN, ERROR = "#e69f00", "#d55e00"
+WARN, ERROR, ACCENT = "#e69f00", "#d55e00", "#2e78b5"
 
 
 def chip(text: str, colour: str) -> str:
@@ -81,7 +92,7 @@ def title(text: str, under: str = "") -> str:
 
 def heading(text: str) -> str:
     """Return a small heading inside a card."""
-    return f'<div class="bs-h" role="heading" aria-level="3">{escape(text)}</div>'
+    return f'<div class="bs bs-h" role="heading" aria-level="3">{escape(text)}</div>'
 
 
 def facts(items: Iterable[tuple[str, str]]) -> str:
@@ -144,10 +155,33 @@ def bullets(items: Iterable[tuple[str, str]]) -> str:
     return f'<div class="bs"><ul class="bs-list">{rows}</ul></div>'
 
 
+def evidence(items: Iterable[tuple[str, str, float | None]], colour: str) -> str:
+    """Return (text, source, share) of a finding's evidence; a share is drawn as a bar too."""
+    rows = []
+    for text, tag, share in items:
+        bar = ""
+        if share is not None:
+            bar = (
+                f'<div class="bs-meter bs-thin" role="img" aria-label="{percent(share)}">'
+                f'<div class="mid" style="width:{share * 100:.1f}%"></div></div>'
+            )
+        rows.append(f'<li>{escape(text)}<span class="bs-tag">{escape(tag)}</span>{bar}</li>')
+    return f'<div class="bs" style="--c:{colour}"><ul class="bs-list">{"".join(rows)}</ul></div>'
+
+
 def places(items: Iterable[str]) -> str:
     """Return places in the user's code, one a line."""
     rows = "".join(f'<div class="bs-place">{escape(item)}</div>' for item in items)
     return f'<div class="bs">{rows}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a small table of words, which break where they must: nothing is cut off."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f'<div class="bs"><table class="bs-table"><tr>{top}</tr>{body}</table></div>'
 
 
 def source(lines: Sequence[tuple[int, str]], marked: int, colour: str) -> str:
@@ -223,6 +257,28 @@ def band_legend(bands: Iterable[str], *, dark: bool) -> str:
     )
     outlier = '<span style="--c:#d1495b"><span style="color:var(--c)">▲</span> outlier</span>'
     return f'<div class="bs bs-legend">{cells}{outlier}</div>'
+
+
+KIND_WORDS = {
+    "input": "input",
+    "network": "communication",
+    "compute": "arithmetic",
+    "memory": "moving data",
+    "host": "runtime calls, views",
+    "storage": "checkpoint",
+    "evaluation": "evaluation",
+    "none": "ranges, phases, other",
+}
+
+
+def kind_legend(kinds: Iterable[int], *, dark: bool) -> str:
+    """Return what the colours of the boxes in the lanes are; `kinds` are indexes into `KINDS`."""
+    colours = {**slot_colours(dark=dark), "none": PLAIN[0 if dark else 1]}
+    cells = "".join(
+        f'<span><i style="--c:{colours[KINDS[kind]]}"></i>{escape(KIND_WORDS[KINDS[kind]])}</span>'
+        for kind in kinds
+    )
+    return f'<div class="bs bs-legend">{cells}</div>'
 
 
 def compare_card(headline: str, items: Sequence[tuple[str, str]], colour: str) -> str:

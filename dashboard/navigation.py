@@ -11,9 +11,11 @@ from PIL import Image
 
 from ..profiler.report.colours import SLOT_COLOURS
 from . import markup, state
-from .views import compare, memory, ops, ranks, runs, stacks, timeline, verdict
+from .views import compare, memory, ops, ranks, runs, share, stacks, timeline, verdict
 
 Page = tuple[str, str, str, Callable[[], None]]
+
+FIRST = "runs"
 
 PAGES: tuple[Page, ...] = (
     ("runs", "Runs", ":material/list:", runs.page),
@@ -23,6 +25,7 @@ PAGES: tuple[Page, ...] = (
     ("stacks", "Stacks", ":material/local_fire_department:", stacks.page),
     ("ranks", "Ranks", ":material/grid_on:", ranks.page),
     ("memory", "Memory", ":material/memory:", memory.page),
+    ("share", "Share", ":material/share:", share.page),
     ("compare", "Compare", ":material/compare_arrows:", compare.page),
 )
 """Path of the address, name, icon, and what draws the page. The first one is shown at "/"."""
@@ -32,10 +35,18 @@ def main() -> None:
     """Draw the page that the address names."""
     st.set_page_config(page_title="boundscope", page_icon=_icon(), layout="wide")
     made = {
-        path: st.Page(draw, title=name, icon=icon, url_path=path, default=path == "runs")
+        path: st.Page(
+            draw,
+            title=name,
+            icon=icon,
+            url_path="" if path == FIRST else path,
+            default=path == FIRST,
+        )
         for path, name, icon, draw in PAGES
     }
-    chosen = st.navigation(list(made.values()), position="hidden")
+    # The first page is at "/"; its name works too, for whoever types it.
+    again = st.Page(runs.page, title="Runs", url_path="runs")
+    chosen = st.navigation([*made.values(), again], position="hidden")
     state.html(markup.STYLE)
     _side_bar(made)
     st.session_state["pages"] = made

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
+import numpy as np
 import streamlit as st
 
 from ..profiler import library
 from ..profiler.diagnosis import Diagnosis
+from ..profiler.digest.job import Job
+from ..profiler.digest.make import job_of, window_of
+from ..profiler.digest.window import Window
 from ..profiler.errors import BoundscopeError
-from ..profiler.features import Features
 from ..profiler.library import Entry, Source
 from ..profiler.run.load import Run
-from . import markup
+from ..profiler.run.manifest import read_manifest
+from ..profiler.run.status import effective_status
+from ..profiler.tables.steps import StepSeries, step_series
+from ..profiler.timeline import Timeline, build_timeline
+from . import markup, upload
 
 LISTING_TTL_S = 3
 """How long the list of runs is kept: a new run shows up after so many seconds."""
 
 KEPT_RUNS = 8
+
+MIN_AGE_S = 2.0
+MAX_SHARE = 0.25
+"""Reading a run that goes on takes at most this share of the time: it trains on this machine."""
 
 T = TypeVar("T")
 
@@ -43,17 +57,29 @@ def _entries(paths: tuple[str, ...]) -> list[Entry]:
 
 
 def sources() -> list[Source]:
-    """Return every served run and trace."""
-    return _sources(tuple(str(root) for root in roots()))
+    """Return every served run and trace, and what was dropped on the page."""
+    return [*_sources(tuple(str(root) for root in roots())), *upload.stored_sources()]
 
 
 def entries() -> list[Entry]:
     """Return them as rows, newest first."""
-    return _entries(tuple(str(root) for root in roots()))
+    dropped = library.list_entries(upload.stored_sources())
+    return [*dropped, *_entries(tuple(str(root) for root in roots()))]
 
 
 def lookup(key: str | None) -> Source | None:
-    """Return the served source of that key; no path is ever built from what an address says."""
+    """Return the served source of that key; no path is ever built from what an address says.
+
+    One that the kept list lacks may have been made since: then the folders are looked at again.
+    """
+    found = _find(key)
+    if found is None and key is not None:
+        _sources.clear()
+        found = _find(key)
+    return found
+
+
+def _find(key: str | None) -> Source | None:
     return next((source for source in sources() if source.key == key), None)
 
 
@@ -63,37 +89,145 @@ def chosen_key() -> str | None:
     return str(key) if key else None
 
 
-@st.cache_data(show_spinner="Reading the run …", max_entries=4 * KEPT_RUNS)
-def _diagnosis(_source: Source, path: str, stamp: int) -> Diagnosis:  # noqa: ARG001 - the key
-    return library.diagnose_source(_source)
+@st.cache_resource(show_spinner=False, max_entries=4 * KEPT_RUNS)
+def _job(_source: Source, path: str, stamp: int) -> Job:  # noqa: ARG001 - the key
+    return job_of(_source, stamp, keep=not is_running(_source))
 
 
-@st.cache_resource(show_spinner="Reading the traces …", max_entries=KEPT_RUNS)
-def _features(_source: Source, path: str, stamp: int) -> Features:  # noqa: ARG001 - the key
-    return library.derive_source(_source)
-
-
-@st.cache_resource(show_spinner="Reading the run …", max_entries=KEPT_RUNS)
+@st.cache_resource(show_spinner=False, max_entries=KEPT_RUNS)
 def _run(_source: Source, path: str, stamp: int) -> Run:  # noqa: ARG001 - the key
     return library.open_run(_source)
 
 
+@dataclass
+class _Taken:
+    """What was read of a run that goes on: the state of its files, and until when that will do."""
+
+    stamp: int
+    until_s: float
+
+
+@st.cache_resource(show_spinner=False)
+def _taken() -> dict[str, _Taken]:
+    return {}
+
+
+def _stamp(source: Source) -> int:
+    """Return the state of the source's files.
+
+    A run that goes on is written to all the time: what was read of it counts for a while, so that
+    reading it takes a small share of the machine that trains.
+    """
+    if not is_running(source):
+        return _files_stamp(source, str(source.path))
+    kept = _taken().get(str(source.path))
+    if kept is not None and time.monotonic() < kept.until_s:
+        return kept.stamp
+    return source.stamp
+
+
+@st.cache_data(ttl=LISTING_TTL_S, show_spinner=False)
+def _files_stamp(_source: Source, path: str) -> int:  # noqa: ARG001 - the key
+    return _source.stamp
+
+
+def _fresh(read: Callable[[Source, str, int], T], source: Source, words: str) -> T:
+    """Return what `read` has kept, or reads anew, with a sign of it where nothing is shown yet."""
+    stamp = _stamp(source)
+    began = time.monotonic()
+    quiet = st.session_state.get("drawn") == source.key
+    with contextlib.nullcontext() if quiet else st.spinner(words):
+        found = read(source, str(source.path), stamp)
+    if is_running(source):
+        took = time.monotonic() - began
+        kept = _taken().get(str(source.path))
+        if kept is None or kept.stamp != stamp:
+            until = time.monotonic() + max(MIN_AGE_S, took / MAX_SHARE)
+            _taken()[str(source.path)] = _Taken(stamp, until)
+    return found
+
+
+@st.cache_resource(show_spinner=False, max_entries=4 * KEPT_RUNS)
+def _line(_source: Source, path: str, stamp: int, rank: int) -> Timeline | None:  # noqa: ARG001
+    data = library.open_rank(_source, rank)
+    return build_timeline(data) if data is not None else None
+
+
+def ranks_of(source: Source) -> list[int]:
+    """Return the ranks whose steps `timeline` may know."""
+    if source.kind == "run":
+        return library.rank_numbers(source)
+    return job(source).grid.ranks
+
+
+def timeline(source: Source, rank: int) -> Timeline | None:
+    """Return the steps of one rank, without reading the others'; None with less than two."""
+    if source.kind != "run":
+        return job(source).timeline(rank)
+    return _fresh(lambda s, path, stamp: _line(s, path, stamp, rank), source, "Reading the steps …")
+
+
+def series(source: Source, rank: int) -> StepSeries | None:
+    """Return one rank's steps as they are drawn: in seconds since the run began."""
+    line = timeline(source, rank)
+    if line is None:
+        return None
+    return step_series(line, run(source).manifest.started_ns if source.kind == "run" else 0)
+
+
+def window_near(source: Source, line: Timeline, span_ns: tuple[int, int]) -> Window | None:
+    """Return what is shown of the trace window around [begin, end), None where there is none.
+
+    It needs a trace: the first time takes a while. Its columns stay in a file.
+    """
+    with st.spinner("Reading the trace …"):
+        found = window_of(source, _stamp(source), line, span_ns)
+    return found[0] if found is not None else None
+
+
+def window_file(source: Source, rank: int, span_ns: tuple[int, int]) -> Path | None:
+    """Return the file of that window."""
+    return library.trace_near(source, rank, span_ns)
+
+
+def first_window(source: Source, rank: int) -> Window | None:
+    """Return the first trace window of a rank; None where it has none."""
+    line = timeline(source, rank)
+    if line is None or not line.profiled.any():
+        return None
+    first = int(np.flatnonzero(line.profiled)[-1])
+    return window_near(source, line, (int(line.start_ns[first]), int(line.end_ns[first])))
+
+
 def diagnosis(source: Source) -> Diagnosis:
-    """Return the diagnosis, kept until a file of the run changes."""
-    return _diagnosis(source, str(source.path), source.stamp)
+    """Return the diagnosis kept with the run where it is good, else a new one."""
+    kept = None if is_running(source) else _stored(source, str(source.path), _stamp(source))
+    return kept if kept is not None else job(source).diagnosis
 
 
-def features(source: Source) -> Features:
-    """Return the features, likewise. They need the traces: the first time takes a while.
+@st.cache_data(show_spinner=False, max_entries=4 * KEPT_RUNS)
+def _stored(_source: Source, path: str, stamp: int) -> Diagnosis | None:  # noqa: ARG001 - the key
+    return library.stored_diagnosis(_source)
+
+
+def job(source: Source) -> Job:
+    """Return what is shown of a job: it needs every trace, so the first time takes a while.
 
     One object for all who look, as with `run`: it is frozen.
     """
-    return _features(source, str(source.path), source.stamp)
+    return _fresh(_job, source, "Reading the traces …")
 
 
 def run(source: Source) -> Run:
     """Return the run's records, likewise; one object for all who look: read it, never change it."""
-    return _run(source, str(source.path), source.stamp)
+    return _fresh(_run, source, "Reading the run …")
+
+
+def is_running(source: Source) -> bool:
+    """Whether the source is a run whose launcher is still at work."""
+    if source.kind != "run":
+        return False
+    return effective_status(read_manifest(source.path), source.path) == "running"
 
 
 def is_dark() -> bool:
@@ -122,27 +256,48 @@ def page_of_run(view: Callable[[Source], None]) -> Callable[[], None]:
         try:
             view(source)
         except BoundscopeError as error:
-            html(markup.note(error.message, error.hint, error.slug, markup.ERROR))
+            said = markup.note(error.message, error.hint, error.slug, markup.ERROR)
+            html(markup.title("This page cannot be shown", source.key) + said)
 
     return page
 
 
 def _no_such_run(key: str | None) -> None:
+    html(markup.title("No such run" if key else "No run"))
     if key is None:
         html(markup.empty("No run is chosen.", "Choose one on the page Runs."))
     else:
         html(markup.empty(f"There is no run {key} in the served folders.", "See the page Runs."))
 
 
-def charts(figure: object, key: str, *, bar: bool = False) -> None:
-    """Show a Plotly figure over the full width; `bar` adds zoom and picture buttons on hover."""
+def charts(figure: object, key: str, *, bar: bool = False, click: bool = False) -> None:
+    """Show a Plotly figure over the full width.
+
+    `bar` adds zoom and picture buttons on hover; `click` makes points clickable: what was clicked
+    is in the session under `key`.
+    """
     config = {"displaylogo": False, "displayModeBar": "hover" if bar else False}
-    st.plotly_chart(figure, width="stretch", key=key, config=config)
+    if click:
+        st.plotly_chart(
+            figure,
+            width="stretch",
+            key=key,
+            config=config,
+            on_select="rerun",
+            selection_mode="points",
+        )
+    else:
+        st.plotly_chart(figure, width="stretch", key=key, config=config)
+
+
+def short_name(source: Source, name: str) -> str:
+    """Return a run's own name; rank traces have none: that of their folder."""
+    return source.path.name if source.kind == "traces" else name or source.path.name
 
 
 def name_of(source: Source) -> str:
     """Return a run's name and where it lies."""
-    name = run(source).manifest.name
+    name = short_name(source, run(source).manifest.name)
     return f"{name} · {source.key}" if name and name != source.key else source.key
 
 

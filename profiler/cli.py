@@ -131,7 +131,9 @@ def _explain(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     shown, code = _as_ours(error)
-    sys.stderr.write(f"{shown}\n")
+    from .printable import printable
+
+    sys.stderr.write(f"{printable(str(shown))}\n")
     return code
 
 

@@ -30,10 +30,13 @@ def compress_traces(run_folder: Path) -> list[Path]:
 def _compress(trace: Path) -> bool:
     part = trace.with_name(trace.name + ".gz.part")
     try:
-        with trace.open("rb") as plain, gzip.open(part, "wb", compresslevel=LEVEL) as packed:
+        # "x": several launchers of one job may come by at the same time.
+        with trace.open("rb") as plain, gzip.open(part, "xb", compresslevel=LEVEL) as packed:
             shutil.copyfileobj(plain, packed, CHUNK_BYTES)
         part.replace(trace.with_name(trace.name + ".gz"))
         trace.unlink()
+    except (FileExistsError, FileNotFoundError):
+        return False
     except OSError:
         part.unlink(missing_ok=True)
         return False

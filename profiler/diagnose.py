@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from .diagnosis import (
     RankBreakdown,
     RunSummary,
     StepTime,
+    Verdict,
     Warning_,
 )
 from .errors import BoundscopeError, UnusableData
@@ -27,10 +29,10 @@ from .features import Features, derive, derive_from
 from .machine import calibrate
 from .machine.roofs import Roofs
 from .rules import discover
-from .rules.base import Evidenced
+from .rules.base import MIN_SHARE, RISKS, Evidenced
 from .run.load import Run, load_run
 from .run.manifest import FILE_NAME
-from .verdict import judge
+from .verdict import is_healthy, judge
 
 ROOFS_FILE = "roofs.json"
 """The machine's roofs, kept in the run folder, so that it is judged alike on another machine."""
@@ -58,13 +60,16 @@ def diagnose_traces(paths: Sequence[Path]) -> Diagnosis:
 
 
 def diagnose_path(path: Path) -> Diagnosis:
-    """Diagnose a run folder, a trace file, or a folder of rank traces."""
+    """Diagnose a run folder, a bundle, a trace file, or a folder of rank traces."""
+    from .bundle.reading import is_bundle, open_bundle
     from .trace_run import trace_files
 
     if not path.exists():
         raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
     if (path / FILE_NAME).exists():
         return diagnose_run(path)
+    if is_bundle(path):
+        return open_bundle(path).diagnosis
     files = trace_files(path)
     if not files:
         raise UnusableData(
@@ -75,24 +80,44 @@ def diagnose_path(path: Path) -> Diagnosis:
     return diagnose_traces(files)
 
 
+@dataclass(frozen=True)
+class Diagnosed(Features):
+    """Features of a part of a recording, with the diagnosis that was made from the whole of it."""
+
+    diagnosis: Diagnosis | None = None
+
+
 def diagnose_features(features: Features) -> Diagnosis:
     """Judge features: the same features always give the same diagnosis."""
+    if isinstance(features, Diagnosed) and features.diagnosis is not None:
+        return features.diagnosis
     case = Evidenced(features)
     findings: list[Finding] = []
     if features.ranks:
         for find in discover().values():
             findings += find(case)
     findings.sort(key=lambda finding: -finding.saving.mid)
+    verdict = judge(case, findings)
+    findings = [finding for finding in findings if _is_claimed(finding, verdict)]
+    if verdict.bound == "balanced" and is_healthy(case):
+        # Nothing is wrong: the findings say where the time goes, and advise nothing but on risks.
+        findings = [f if f.id in RISKS else msgspec.structs.replace(f, fixes=[]) for f in findings]
     return Diagnosis(
         schema=SCHEMA,
         run=_summary(features),
-        verdict=judge(case, findings),
+        verdict=verdict,
         breakdown=_rounded(features.shares) if features.ranks else _nothing_known(),
         ranks=[RankBreakdown(r.rank, _rounded(r.shares)) for r in features.ranks],
         findings=findings,
         missing=_missing(features.run.gaps),
         warnings=_distinct(features.warnings),
     )
+
+
+def _is_claimed(finding: Finding, verdict: Verdict) -> bool:
+    """Whether a finding is worth naming: it saves something, is a risk, or explains the verdict."""
+    worth = finding.saving.mid >= MIN_SHARE or finding.id in RISKS
+    return worth or finding.bound == verdict.bound
 
 
 def find_roofs(run: Run, *, measure: bool) -> Roofs | None:

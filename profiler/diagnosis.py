@@ -93,11 +93,16 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Fix(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What to do about a finding, best first."""
+    """What to do about a finding, best first: gain for effort.
+
+    `saving` is the share of step time that this fix alone is expected to save, by replay; 0 where
+    that cannot be told.
+    """
 
     title: str
     detail: str = ""
     snippet: str = ""
+    saving: float = 0.0
 
 
 class Saving(msgspec.Struct, frozen=True):

@@ -9,14 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..collectors.records import Window
+from .contradictions import still_starting, stolen_cpu, trace_against_metrics, unlike_windows
+from .device_facts import DeviceFacts, device_facts
 from .diagnosis import SLOTS, Warning_
 from .errors import UnusableData
+from .held_back import held_share, hold_back, move
 from .machine.catalogue import lookup
 from .machine.roofs import Roofs
 from .run.load import RankData, Run
+from .sampled import logged_share
 from .shares import (
     MEASURED,
     MEASURED_BESIDE_DEVICE,
+    block_ms,
     block_shares,
     combine,
     device_fractions,
@@ -46,6 +51,9 @@ Float = npt.NDArray[np.float64]
 
 BUSY_HOST_SHARE = 0.1
 """A tenth of the CPU in other hands moves step times by more than the 5 % that is claimed."""
+
+OVERLOADED_SHARE = 0.4
+"""With so much of the CPU in other hands the job had little more than half of the machine."""
 
 BUSY_MIN_SAMPLES = 3
 
@@ -77,6 +85,9 @@ class RankFeatures:
     `shares` sum to 1. `block_shares` has one row a block of steps and one column a slot, in the
     order of `SLOTS`. `phase_ms` is the mean time of each phase per steady step, `window_ms` the
     time of the work phases that trace windows cover. `device` is empty where the CPU trains.
+    `block_ms` is the mean step of each block. `windows` are the divided windows of a CPU training.
+    `held` is the share of the step in which the CPU quota held the rank back: a part of `host`.
+    `logged` is the share in logging libraries by stack samples: a part of `storage`.
     """
 
     data: RankData
@@ -90,6 +101,11 @@ class RankFeatures:
     collectives: list[Collective]
     device: list[DeviceWindow] = field(default_factory=list)
     roofs: Roofs | None = None
+    block_ms: Float = field(default_factory=lambda: np.empty(0))
+    facts: DeviceFacts = field(default_factory=DeviceFacts)
+    windows: list[tuple[Window, HostWindow]] = field(default_factory=list)
+    held: float = 0.0
+    logged: float = 0.0
 
     @property
     def rank(self) -> int:
@@ -143,7 +159,9 @@ def derive(run: Run, roofs: Roofs | None) -> Features:
             warnings.append(Warning_("too-few-steps", text))
         else:
             inputs.append(RankInput(rank, line, _read_windows(rank, warnings)))
-    return derive_from(run, inputs, roofs, [*warnings, *busy_host(run)])
+    for item in inputs:
+        warnings += still_starting(item.line)
+    return derive_from(run, inputs, roofs, [*warnings, *busy_host(run), *stolen_cpu(run)])
 
 
 def derive_from(
@@ -159,12 +177,25 @@ def derive_from(
         warnings += _health(item)
         build = _on_device if item.on_device else _on_host
         made = build(item, roofs, transfers.get(item.data.rank))
-        ranks.append(replace(made, collectives=collectives[item.data.rank]))
+        made = replace(made, collectives=collectives[item.data.rank])
+        warnings += trace_against_metrics(run, made.device, made.rank)
+        warnings += unlike_windows(item.line, made.windows, made.rank)
+        ranks.append(made)
+    ranks = [hold_back(rank, held_share(run, rank)) for rank in ranks]
+    ranks = [_with_logs(run, rank) for rank in ranks]
     shares = {}
     if ranks:
         shares = {slot: float(np.mean([rank.shares[slot] for rank in ranks])) for slot in SLOTS}
     warnings += _missing_ranks(run, ranks)
     return Features(run, ranks, shares, last_arrivals(collectives, offsets), warnings)
+
+
+def _with_logs(run: Run, rank: RankFeatures) -> RankFeatures:
+    """The rank with the time in logging libraries moved from Python to `storage`."""
+    share = 0.0 if rank.device else logged_share(run, rank)
+    if not share:
+        return rank
+    return replace(move(rank, share, ("host", "other"), "storage"), logged=share)
 
 
 def _missing_ranks(run: Run, ranks: list[RankFeatures]) -> list[Warning_]:
@@ -193,6 +224,9 @@ def busy_host(run: Run) -> list[Warning_]:
                 "shares may be theirs as much as the job's"
             )
             found.append(Warning_("busy-host", text))
+            if others > OVERLOADED_SHARE:
+                text = f"other processes held {others:.0%} of {table.host}: repeat the run alone"
+                found.append(Warning_("overloaded-host", text))
     return found
 
 
@@ -235,12 +269,14 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
         timeline=line,
         shares=combine(means, fractions, MEASURED),
         block_shares=block_shares(phases_ns, fractions, MEASURED),
+        block_ms=block_ms(phases_ns),
         phase_ms={phase: value * 1e-6 for phase, value in means.items()},
         ops=_merge_ops([op for _, window in windows for op in window.ops]),
         window_ms=sum(p.wall_ns for _, w in windows for p in w.phases.values()) * 1e-6,
         event_overhead_ns=overhead,
         collectives=[],
         roofs=roofs,
+        windows=windows,
     )
 
 
@@ -262,6 +298,7 @@ def _on_device(item: RankInput, _roofs: Roofs | None, transfers: Union | None) -
         timeline=line,
         shares=combine(means, fractions, MEASURED_BESIDE_DEVICE),
         block_shares=block_shares(phases_ns, fractions, MEASURED_BESIDE_DEVICE),
+        block_ms=block_ms(phases_ns),
         phase_ms={phase: value * 1e-6 for phase, value in means.items()},
         ops=_merge_ops([_as_op(kernel) for window in windows for kernel in window.kernels]),
         window_ms=sum(window.wall_ns for window in windows) * 1e-6,
@@ -269,6 +306,7 @@ def _on_device(item: RankInput, _roofs: Roofs | None, transfers: Union | None) -
         collectives=[],
         device=windows,
         roofs=roofs,
+        facts=device_facts([(trace, (w.start_ns, w.end_ns)) for w, trace in item.traces]),
     )
 
 

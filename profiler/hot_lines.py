@@ -66,10 +66,14 @@ def hot_lines(run: Run, pid: int, phase: StackPhase, limit: int = 3) -> list[Hot
     """
     counts: Counter[tuple[str, int, str]] = Counter()
     total = 0
+    saves = _save_sites(run, pid)
     for table, samples in _tables(run, pid, phase):
         for stack_id, count in samples.items():
             frames = [table.frames[f] for f in table.stacks.get(stack_id, []) if f in table.frames]
             if not frames or stack_phase(frames, phase == "worker") != phase:
+                continue
+            # Writes that no library makes (os.fsync) are known by where they were called.
+            if phase == "rest" and any((f.file, f.line) in saves for f in frames):
                 continue
             total += count
             frame = user_frame(frames)
@@ -79,6 +83,11 @@ def hot_lines(run: Run, pid: int, phase: StackPhase, limit: int = 3) -> list[Hot
         HotLine(file, line, function, count / total, count)
         for (file, line, function), count in counts.most_common(limit)
     ]
+
+
+def _save_sites(run: Run, pid: int) -> set[tuple[str, int]]:
+    sites = [site for rank in run.ranks if rank.pid == pid for site in rank.sites]
+    return {(site.file, site.line) for site in sites if site.what == "save"}
 
 
 def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, Counter[int]]]:

@@ -25,10 +25,11 @@ from ..collectors.records import SCHEMA, TRACE_MARKER, Gap, Manifest, Reason
 from ..collectors.writer import Clock
 from .command_line import CommandLine
 from .errors import UsageError
+from .jobs import await_members, holds_manifest, job_key, joinable
 from .ranks import RankWatch
 from .relay import SignalRelay
-from .run.folder import DiskFullError, make_run_folder
-from .run.manifest import FILE_NAME, release_room, write_manifest
+from .run.folder import DiskFullError, make_run_folder, run_exists
+from .run.manifest import FILE_NAME, member_name, release_room, write_manifest
 from .run.status import Status, process_start_ticks
 
 if TYPE_CHECKING:
@@ -60,11 +61,15 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the command ended: exit code or fatal signal. `folder` is None when nothing was kept."""
+    """How the command ended: exit code or fatal signal. `folder` is None when nothing was kept.
+
+    `joined`: it is a part of a run that another launcher began, and reports.
+    """
 
     exit_code: int | None
     signal: int | None
     folder: Path | None
+    joined: bool = False
 
     @property
     def status(self) -> Status:
@@ -101,13 +106,36 @@ def launch(command: CommandLine, options: LaunchOptions, say: Say) -> Outcome:
 def _keeper(command: CommandLine, options: LaunchOptions, say: Say) -> _RunKeeper | None:
     """Make the run folder with its first manifest; None, and a warning, when the disk is full."""
     try:
+        keeper = _joined(command, options)
+        if keeper is not None:
+            return keeper
         keeper = _RunKeeper(
             command, options, make_run_folder(options.run_folder, options.name or command.name)
         )
-        keeper.write()
+        try:
+            keeper.write(first=True)
+        except FileExistsError:  # another launcher was faster by a moment
+            keeper = _joined(command, options)
+            if keeper is None:
+                raise run_exists(options.run_folder or Path()) from None
+        keeper.claim_host()
     except (DiskFullError, OSError) as error:
         say(f"boundscope: warning[disk-full]: the command runs without collectors: {error}")
         return None
+    return keeper
+
+
+def _joined(command: CommandLine, options: LaunchOptions) -> _RunKeeper | None:
+    """A part in the run that another launcher of this job began; None where there is none."""
+    folder = options.run_folder and options.run_folder.absolute()
+    if folder is None or not holds_manifest(folder):
+        return None
+    first = joinable(folder, job_key(os.environ), list(command.given))
+    if first is None:
+        return None
+    keeper = _RunKeeper(command, options, folder, first=first)
+    keeper.claim_host()
+    keeper.write()
     return keeper
 
 
@@ -197,6 +225,8 @@ class _RunKeeper:
     options: LaunchOptions
     folder: Path
     clock: Clock = field(default_factory=Clock)
+    first: Manifest | None = None
+    """The manifest of the launcher whose run this one joined."""
 
     def __post_init__(self) -> None:
         self._watch = RankWatch(self.folder)
@@ -206,10 +236,11 @@ class _RunKeeper:
         self._facts_thread: threading.Thread | None = None
         self._gaps: list[Gap] = []
         self._trace_requests = 0
+        self._collects = True
         self._note_inside()
         self.manifest = Manifest(
             schema=SCHEMA,
-            id=os.urandom(6).hex(),
+            id=os.urandom(6).hex() if self.first is None else self.first.id,
             name=self.options.name or self.command.name,
             command=list(self.command.given),
             cwd=os.getcwd(),
@@ -219,7 +250,21 @@ class _RunKeeper:
             launcher_start_ticks=process_start_ticks(os.getpid()) or 0,
             host=socket.gethostname(),
             version=self.options.version,
+            job=job_key(os.environ) if self.options.run_folder is not None else "",
         )
+
+    @property
+    def _node(self) -> Path:
+        return self.folder / f"node-{self.manifest.host}"
+
+    def claim_host(self) -> None:
+        """Be the one that collects beside the training on this host, if no other launcher is."""
+        try:
+            self._node.mkdir()
+        except FileExistsError:
+            self._collects = not self.manifest.job
+        except OSError:
+            return  # each collector will say that it cannot write
 
     def _note_inside(self) -> None:
         """Say in advance why there will be nothing from inside the training processes."""
@@ -241,21 +286,27 @@ class _RunKeeper:
         inside = INSIDE not in self.options.without
         return child_environment(self.folder if inside else None, self.options.version)
 
-    def write(self) -> None:
-        """Write the manifest as it stands; raises OSError when the disk is full."""
+    def write(self, *, first: bool = False) -> None:
+        """Write the manifest as it stands; raises OSError when the disk is full.
+
+        With `first`, FileExistsError when another launcher has begun a run in the folder.
+        """
         self.manifest = msgspec.structs.replace(
             self.manifest, gaps=list(self._gaps), environment=dict(self._facts)
         )
-        write_manifest(self.folder, self.manifest)
+        name = FILE_NAME
+        if self.first is not None:
+            name = member_name(self.manifest.host, self.manifest.launcher_pid)
+        write_manifest(self.folder, self.manifest, name, first=first)
 
     def begin(self, child: int) -> None:
         """Start collecting beside the command, which runs already."""
         self.manifest = msgspec.structs.replace(self.manifest, child_pid=child)
         self._facts_thread = threading.Thread(target=self._find_facts, daemon=True)
         self._facts_thread.start()
-        node = self.folder / f"node-{socket.gethostname()}"
-        node.mkdir(exist_ok=True)
-        self._job = Job(child, self.folder, node, self.clock, Path.cwd())
+        if not self._collects:
+            return
+        self._job = Job(child, self.folder, self._node, self.clock, Path.cwd())
         try:
             self._collectors = _supervisor(self._job, self.options, self.keep_gap)
             self._collectors.start()
@@ -283,7 +334,7 @@ class _RunKeeper:
 
     def close(self, outcome: Outcome) -> Outcome:
         """Stop the collectors, write the last manifest and compress the traces; never raises."""
-        outcome = replace(outcome, folder=self.folder)
+        outcome = replace(outcome, folder=self.folder, joined=self.first is not None)
         with contextlib.suppress(Exception):
             if self._collectors is not None:
                 self._collectors.stop(STOP_COLLECTORS_S)
@@ -291,7 +342,8 @@ class _RunKeeper:
         with contextlib.suppress(Exception):
             if self._facts_thread is not None:
                 self._facts_thread.join(ENVIRONMENT_S)
-            release_room(self.folder)
+            if self.first is None:
+                release_room(self.folder)
             self.manifest = msgspec.structs.replace(
                 self.manifest,
                 status=outcome.status,
@@ -304,10 +356,20 @@ class _RunKeeper:
             from .compress import compress_traces
 
             compress_traces(self.folder)
+        with contextlib.suppress(Exception):
+            if self.manifest.job and self.first is None:
+                await_members(self.folder)
         return outcome
 
     def remove(self) -> None:
         """Take back what was made for a command that never started."""
+        if self.first is not None:
+            with contextlib.suppress(OSError):
+                name = member_name(self.manifest.host, self.manifest.launcher_pid)
+                (self.folder / name).unlink()
+            return
+        with contextlib.suppress(OSError):
+            self._node.rmdir()
         with contextlib.suppress(OSError):
             release_room(self.folder)
             (self.folder / FILE_NAME).unlink()

@@ -17,7 +17,7 @@ from .diagnose import diagnose_features, find_roofs
 from .diagnosis import Diagnosis
 from .errors import UnusableData
 from .features import Features, derive, derive_from
-from .run.load import Run, load_run
+from .run.load import RANK_FOLDER, RankData, Run, load_rank, load_run
 from .run.manifest import FILE_NAME, read_manifest
 from .run.status import effective_status, newest_record_ns
 from .trace_run import SUFFIXES, load_traces, trace_files
@@ -26,6 +26,7 @@ PATHS_VARIABLE = "BOUNDSCOPE_DASHBOARD_PATHS"
 """Environment variable by which the served paths reach the dashboard: a JSON list."""
 
 DIAGNOSIS_FILE = "diagnosis.json"
+BUNDLE_SUFFIX = ".boundscope.zip"
 MAX_DEPTH = 4
 """Runs are looked for so many folders below a given one."""
 
@@ -39,7 +40,7 @@ COPY_SLACK_NS = 60_000_000_000
 
 _RANK = re.compile(r"(?:rank|worker|trainer)[-_]?(\d+)", re.IGNORECASE)
 
-Kind = Literal["run", "trace", "traces"]
+Kind = Literal["run", "trace", "traces", "bundle"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,17 @@ class Source:
     @property
     def files(self) -> list[Path]:
         """The trace files of a source that has nothing else."""
+        if self.kind == "bundle":
+            from .bundle.reading import open_bundle
+
+            return open_bundle(self.path).traces
         return [] if self.kind == "run" else trace_files(self.path)
 
     @property
     def stamp(self) -> int:
         """When anything of it was last written, ns: the key of what is computed from it."""
+        if self.kind == "bundle":
+            return _mtime_ns(self.path)
         if self.kind != "run":
             return max((_mtime_ns(path) for path in self.files), default=0)
         named = (self.path / FILE_NAME, self.path / DIAGNOSIS_FILE)
@@ -104,7 +111,7 @@ def find_sources(roots: Sequence[Path]) -> list[Source]:
 
 def _walk(root: Path) -> Iterator[tuple[Path, Kind]]:
     if root.is_file():
-        yield root, "trace"
+        yield root, "bundle" if root.name.endswith(BUNDLE_SUFFIX) else "trace"
         return
     waiting = [(root, 0)]
     for _ in range(MAX_FOLDERS):
@@ -133,6 +140,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _traces_in(folder: Path) -> Iterator[tuple[Path, Kind]]:
     """A folder whose traces are named by rank is one job; other traces stand for themselves."""
+    yield from ((path, "bundle") for path in _bundles_in(folder))
     try:
         files = [path for path in trace_files(folder) if not path.is_symlink()]
     except OSError:
@@ -144,6 +152,14 @@ def _traces_in(folder: Path) -> Iterator[tuple[Path, Kind]]:
     else:
         for path in traces:
             yield path, "trace"
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.glob(f"*{BUNDLE_SUFFIX}"))
+    except OSError:
+        return []
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 def _looks_like_trace(path: Path) -> bool:
@@ -172,6 +188,8 @@ def list_entries(sources: Sequence[Source]) -> list[Entry]:
 
 
 def _entry(source: Source) -> Entry:
+    if source.kind == "bundle":
+        return _bundle_entry(source)
     if source.kind != "run":
         started = _mtime_ns(source.path)
         return Entry(source, source.path.name, started, None, "trace", None)
@@ -190,6 +208,23 @@ def _entry(source: Source) -> Entry:
     )
 
 
+def _bundle_entry(source: Source) -> Entry:
+    """A bundle is listed by its diagnosis alone: it is unpacked when it is opened."""
+    from .bundle.reading import peek
+
+    written = _mtime_ns(source.path)
+    try:
+        diagnosis, manifest = peek(source.path)
+    except UnusableData:
+        return Entry(source, source.path.name, written, None, "unreadable", None)
+    name, status = diagnosis.run.name or source.path.name, diagnosis.run.status
+    if manifest is None:
+        return Entry(source, name, written, None, status, diagnosis)
+    took = _duration_s(manifest)
+    command = " ".join(manifest.command)
+    return Entry(source, name, manifest.started_ns, took, status, diagnosis, command)
+
+
 def _duration_s(manifest: Manifest) -> float | None:
     if not manifest.ended_ns:
         return None
@@ -198,6 +233,10 @@ def _duration_s(manifest: Manifest) -> float | None:
 
 def stored_diagnosis(source: Source) -> Diagnosis | None:
     """Return the diagnosis kept with a run that ended; None when there is none or it is older."""
+    if source.kind == "bundle":
+        from .bundle.reading import open_bundle
+
+        return open_bundle(source.path).diagnosis
     path = source.path / DIAGNOSIS_FILE
     newest = newest_record_ns(source.path)
     if source.kind != "run" or _mtime_ns(path) + COPY_SLACK_NS < newest:
@@ -216,6 +255,10 @@ def diagnose_source(source: Source) -> Diagnosis:
 
 def derive_source(source: Source) -> Features:
     """Return the features of a source: reads its traces; raises UnusableData."""
+    if source.kind == "bundle":
+        from .bundle.reading import derive_bundle, open_bundle
+
+        return derive_bundle(open_bundle(source.path))
     if source.kind == "run":
         run = load_run(source.path)
         return derive(run, find_roofs(run, measure=False))
@@ -224,8 +267,74 @@ def derive_source(source: Source) -> Features:
 
 
 def open_run(source: Source) -> Run:
-    """Return a run's records; for traces, a run that has only what they say."""
-    return load_run(source.path) if source.kind == "run" else load_traces(source.files)[0]
+    """Return a run's records; traces have none, and are not read for that."""
+    if source.kind == "bundle":
+        from .bundle.reading import open_bundle, run_of_bundle
+
+        return run_of_bundle(open_bundle(source.path))
+    return load_run(source.path) if source.kind == "run" else _run_of_traces(source)
+
+
+def _run_of_traces(source: Source) -> Run:
+    name = source.path.name
+    manifest = Manifest(
+        schema=1,
+        id=name,
+        name=name,
+        command=[],
+        cwd="",
+        started_ns=0,
+        status="finished",
+        launcher_pid=0,
+        launcher_start_ticks=0,
+        host="",
+        version="",
+    )
+    run = Run(source.path.parent, manifest, "finished")
+    # Known already: beside a trace there may be folders that look like a run's.
+    for nothing in ("ranks", "metrics", "processes", "gaps", "_node_files"):
+        run.__dict__[nothing] = []
+    run.__dict__["stacks"] = {}
+    return run
+
+
+def rank_numbers(source: Source) -> list[int]:
+    """Return the ranks that a run's folder names, without reading what they recorded."""
+    found = (RANK_FOLDER.fullmatch(path.name) for path in source.path.glob("rank-*-*"))
+    return sorted({int(match[1]) for match in found if match is not None})
+
+
+def open_rank(source: Source, rank: int) -> RankData | None:
+    """Return what one rank of a run recorded, the others left unread; None without steps.
+
+    After a restart it is the process that took most steps, as in `Run.ranks`.
+    """
+    found = [load_rank(path) for path in sorted(source.path.glob(f"rank-{rank}-*"))]
+    return max(found, key=lambda data: data.steps_seen, default=None)
+
+
+def trace_near(source: Source, rank: int, span_ns: tuple[int, int]) -> Path | None:
+    """Return the trace of a rank that covers most of [begin, end); None where none does.
+
+    Of a foreign trace: the rank's file.
+    """
+    if source.kind != "run":
+        return _file_of_rank(source.files, rank)
+    found: list[tuple[int, Path]] = []
+    data = open_rank(source, rank)
+    for window in data.windows if data is not None else ():
+        path = data.trace_path(window) if data is not None else None
+        common = min(window.end_ns, span_ns[1]) - max(window.start_ns, span_ns[0])
+        if path is not None and common > 0:
+            found.append((common, path))
+    return max(found)[1] if found else None
+
+
+def _file_of_rank(files: Sequence[Path], rank: int) -> Path | None:
+    named = [path for path in files if (m := _RANK.search(path.name)) and int(m[1]) == rank]
+    if named:
+        return named[0]
+    return files[rank] if rank < len(files) else (files[0] if len(files) == 1 else None)
 
 
 def _mtime_ns(path: Path) -> int:
@@ -236,7 +345,7 @@ def _mtime_ns(path: Path) -> int:
 
 
 def derive_path(path: Path) -> Features:
-    """Return the features of a run folder, a trace or a folder of rank traces.
+    """Return the features of a run folder, a bundle, a trace or a folder of rank traces.
 
     Raises UnusableData when it is none of them.
     """
@@ -244,6 +353,8 @@ def derive_path(path: Path) -> Features:
         raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
     if (path / FILE_NAME).exists():
         return derive_source(Source(path.name, path, "run"))
+    if path.is_file() and path.name.endswith(BUNDLE_SUFFIX):
+        return derive_source(Source(path.name, path, "bundle"))
     if not trace_files(path):
         raise UnusableData(
             "nothing-to-diagnose",

@@ -8,7 +8,7 @@ import re
 import socket
 from pathlib import Path
 
-RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)$")
+RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)(?:-\d+)?$")
 LOOKS_AFTER_A_CHANGE = 8
 """A folder's time stamp moves in steps of up to 10 ms, and a rank's first file comes a moment after
 its folder: so this many more looks follow each change."""

@@ -146,3 +146,10 @@ def block_shares(
         for block in blocks
     ]
     return np.array([[row[slot] for slot in SLOTS] for row in rows])
+
+
+def block_ms(phases: dict[str, Float]) -> Float:
+    """Mean step time of each block of `block_shares`, ms."""
+    whole = np.sum(list(phases.values()), axis=0)
+    blocks = np.array_split(whole, BLOCKS)
+    return np.array([block.mean() for block in blocks if len(block)]) * 1e-6

@@ -13,11 +13,14 @@ from ..collectors.records import Manifest, Window
 from .diagnosis import Warning_
 from .errors import UnusableData
 from .features import RankInput
-from .run.load import RankData, Run, SpanTable
+from .run.load import RankData, Run, SpanTable, load_run
+from .run.manifest import FILE_NAME
 from .timeline import PHASES, Timeline
 from .trace.device import device_time
-from .trace.intervals import EMPTY, Union, clip, covered, subtract, union
+from .trace.idle import preparation
+from .trace.intervals import EMPTY, Union, clip, covered, merge, subtract, union
 from .trace.many import read_traces
+from .trace.startup import startup_end, warm_steps
 from .trace.steps import find_steps
 from .trace.table import Category, Int64, Trace
 
@@ -38,6 +41,31 @@ def trace_files(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
 
 
+def traces_by_rank(path: Path) -> dict[int, Trace]:
+    """One trace a rank, the one with most events, for the tables of `profiler.tables.trace_*`.
+
+    `path`: a run folder, a trace, or a folder with those of several ranks. Traces that cannot be
+    read are left out; UnusableData where none can. Empty for a run that recorded none.
+    """
+    if (path / FILE_NAME).exists():
+        places = [
+            (rank.rank, place)
+            for rank in load_run(path).ranks
+            for window in rank.windows
+            if (place := rank.trace_path(window)) is not None
+        ]
+        ranks = {str(place): rank for rank, place in places}
+        files = [place for _, place in places]
+    else:
+        ranks, files = {}, trace_files(path)
+    found: dict[int, Trace] = {}
+    for order, (place, trace) in enumerate(_read_all(files, [])):
+        rank = ranks.get(str(place), _rank_of(trace, place, order)[0])
+        if rank not in found or len(trace.events) > len(found[rank].events):
+            found[rank] = trace
+    return found
+
+
 def load_traces(paths: Sequence[Path]) -> tuple[TraceRun, list[RankInput], list[Warning_]]:
     """Read trace files as ranks; two files of one rank are windows of it.
 
@@ -51,6 +79,7 @@ def load_traces(paths: Sequence[Path]) -> tuple[TraceRun, list[RankInput], list[
         world = max(world, size)
         found.setdefault(rank, []).append(trace)
     inputs = [_rank_input(rank, traces, world) for rank, traces in sorted(found.items())]
+    warnings += _how_found(inputs)
     manifest = Manifest(
         schema=1,
         id=paths[0].name,
@@ -128,7 +157,9 @@ def _timeline(rank: int, trace: Trace) -> Timeline:
     whole = union(start, end)
     intervals: dict[str, Union] = dict.fromkeys(PHASES, EMPTY)
     intervals["loader"] = clip(_loader_waits(trace), int(start[0]), int(end[-1]))
-    intervals["rest"] = subtract(whole, intervals["loader"])
+    prepared = clip(preparation(trace), int(start[0]), int(end[-1]))
+    intervals["preparation"] = subtract(prepared, intervals["loader"])
+    intervals["rest"] = subtract(whole, merge(prepared, intervals["loader"]))
     phases = {
         name: covered(part, start, end).astype(np.float64) for name, part in intervals.items()
     }
@@ -137,7 +168,7 @@ def _timeline(rank: int, trace: Trace) -> Timeline:
 
 
 def _steps(trace: Trace) -> tuple[Int64, Int64]:
-    """Starts and ends of the steps.
+    """Starts and ends of the steps after start-up.
 
     Where nothing marks a step, the time from the first to the last device work stands for one:
     what comes before is the start of the program (making a context, the first allocation).
@@ -145,8 +176,29 @@ def _steps(trace: Trace) -> tuple[Int64, Int64]:
     steps = find_steps(trace)
     device = device_time(trace) if steps.source == "window" else None
     if device is None:
+        steps = warm_steps(trace, steps)
         return steps.start_ns, steps.end_ns
-    return np.array([device.window[0]]), np.array([device.window[1]])
+    begin, end = device.window
+    warm = startup_end(trace, begin, end)
+    return np.array([warm if warm is not None and warm < end else begin]), np.array([end])
+
+
+def _how_found(inputs: Sequence[RankInput]) -> list[Warning_]:
+    """Say so where steps are guessed, or where start-up was left out."""
+    found: dict[str, str] = {}
+    for trace in (trace for item in inputs for _, trace in item.traces):
+        steps = find_steps(trace)
+        if steps.source == "pattern":
+            found["steps-by-pattern"] = (
+                f"no step is marked: {len(steps)} repetitions of a sequence of ops or kernels are "
+                "taken for steps, which may be layers or requests"
+            )
+        device = device_time(trace) if steps.source == "window" else None
+        first = device.window[0] if device is not None else int(steps.start_ns[0])
+        left_out = (int(_steps(trace)[0][0]) - first) * 1e-9
+        if left_out > 0:
+            found["start-up-left-out"] = f"{left_out:.1f} s of start-up are left out of the steps"
+    return [Warning_(slug, text) for slug, text in found.items()]
 
 
 def _loader_waits(trace: Trace) -> Union:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .contradictions import LEFT, doubt
 from .diagnosis import Bound, Finding, Verdict
 from .features import Features
 from .links import busiest_link
@@ -18,6 +19,9 @@ BALANCED_BELOW = 0.30
 
 BALANCED_MARGIN = 0.05
 """Two slots closer than this cannot be told apart (see MIN_SHARE in rules.base)."""
+
+HEALTHY_BELOW = 0.10
+"""An avoidable slot below a tenth: twice what is claimed at all, and TraceML's own threshold."""
 
 MAX_OTHER = 0.5
 """With more than this unattributed, only a measured slot above it may be named."""
@@ -36,6 +40,10 @@ AVOIDABLE = frozenset({"input", "network", "imbalance", "host", "storage", "eval
 """Slots that can go without less arithmetic or other data; in a tie with `compute` or `memory` the
 verdict names the one that can be avoided."""
 
+STRETCHED = 0.1
+"""Share of the roof below which ops on a busy host are taken to have waited: undisturbed, products
+reach 60 to 100 % here and element-wise chains 70 to 100 %."""
+
 FULL_MARGIN = 0.2
 """From this lead over the runner-up on, the lead no longer lowers the confidence."""
 
@@ -43,31 +51,76 @@ FULL_MARGIN = 0.2
 def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     """The verdict; `unknown` with what is missing where the evidence does not suffice."""
     features = case.features
-    traces_only = bool(features.ranks) and features.ranks[0].timeline.source == "trace"
-    if not features.ranks or features.steady_steps < (1 if traces_only else MIN_STEADY_STEPS):
-        return Verdict("unknown", 0.0, None, _too_little(features))
+    if too_little := _too_little(features):
+        return Verdict("unknown", 0.0, None, too_little)
     scores = {slot: value for slot, value in case.scores.items() if slot != "other"}
     ranked = sorted(scores, key=lambda slot: -scores[slot])
     top, second = ranked[0], ranked[1]
     tie = scores[top] - scores[second] < BALANCED_MARGIN
     if tie and second in AVOIDABLE and top not in AVOIDABLE:
         top, second, tie = second, top, False
-    other = features.shares["other"]
+    balanced = scores[top] < BALANCED_BELOW or tie
+    if unclear := _unclear(case, top, balanced):
+        return Verdict("unknown", 0.0, _bound(top), unclear)
     confidence = _confidence(features, abs(scores[top] - scores[second]))
-    if other > scores[top] or (other > MAX_OTHER and scores[top] < MAX_OTHER):
-        headline = (
+    if balanced:
+        return Verdict("balanced", confidence, _bound(top), _balanced_headline(case, top, second))
+    runner_up = _bound(second) if scores[second] > 0 else None
+    return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
+
+
+def _unclear(case: Evidenced, top: str, balanced: bool) -> str:
+    """Why the slots name no bound; "" where they do."""
+    other, score = case.features.shares["other"], case.scores[top]
+    if other > score or (other > MAX_OTHER and score < MAX_OTHER):
+        return (
             f"Unknown: {percent(other)} of the time could not be attributed, because no "
             "torch-profiler window of steady steps was recorded."
         )
-        return Verdict("unknown", 0.0, _bound(top), headline)
-    if scores[top] < BALANCED_BELOW or tie:
-        headline = (
-            f"Balanced: nothing stands out; {top} takes {percent(scores[top])} of every step, "
-            f"{second} {percent(scores[second])}."
-        )
-        return Verdict("balanced", confidence, _bound(top), headline)
-    runner_up = _bound(second) if scores[second] > 0 else None
-    return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
+    if not _overloaded(case):
+        return ""
+    if balanced:
+        return "Unknown: other programs held much of the CPU, and no slot stands out."
+    return _stretched(case, top)
+
+
+def _balanced_headline(case: Evidenced, top: str, second: str) -> str:
+    headline = (
+        f"Balanced: nothing stands out; {top} takes {percent(case.scores[top])} of every step, "
+        f"{second} {percent(case.scores[second])}."
+    )
+    if is_healthy(case):
+        headline += " Nothing that could be avoided takes a tenth: the run is healthy."
+    return headline
+
+
+def is_healthy(case: Evidenced) -> bool:
+    """Whether nothing avoidable takes as much as a tenth of the step, and all is attributed."""
+    avoidable = max(case.scores[slot] for slot in AVOIDABLE)
+    return avoidable < HEALTHY_BELOW and case.features.shares["other"] < HEALTHY_BELOW
+
+
+def _overloaded(case: Evidenced) -> bool:
+    return any(w.slug == "overloaded-host" for w in case.features.warnings)
+
+
+def _stretched(case: Evidenced, top: str) -> str:
+    """Why work that others' load stretched cannot be called arithmetic or bandwidth; "" if it can.
+
+    Ops that take ten times as long as either roof asks for, on a host of which others held two
+    fifths, waited for cores.
+    """
+    if top not in ("compute", "memory"):
+        return ""
+    ops = [op for op in case.worst_rank(top).ops if op.slot == top and op.attainable_ns > 0]
+    work = sum(op.work_ns for op in ops)
+    reached = sum(op.attainable_ns for op in ops) / work if work else 1.0
+    if reached >= STRETCHED:
+        return ""
+    return (
+        f"Unknown: other programs held much of the CPU, and the ops of {top} reach "
+        f"{percent(reached)} of what this machine allows: they waited for cores."
+    )
 
 
 def _bound(slot: str) -> Bound:
@@ -91,13 +144,19 @@ def _confidence(features: Features, lead: float) -> float:
     work = features.shares["compute"] + features.shares["memory"]
     judged = float(np.mean([rank.judged_by_cost for rank in features.ranks]))
     by_cost = 1.0 - BY_NAME_PENALTY * work * (1.0 - judged)
-    healthy = 0.9 ** min(3, len(features.warnings))
+    own = [warning for warning in features.warnings if warning.slug not in LEFT]
+    healthy = 0.9 ** min(3, len(own)) * doubt(features.warnings)
     value = 0.98 * attributed * steps * clear * healthy * all_ranks * by_cost
     return round(float(np.clip(value, 0.0, 0.98)), 2)
 
 
 def _too_little(features: Features) -> str:
+    """What is missing for any verdict; "" where there are steady steps enough."""
     run = features.run
+    traces_only = bool(features.ranks) and features.ranks[0].timeline.source == "trace"
+    if features.ranks and features.steady_steps >= (1 if traces_only else MIN_STEADY_STEPS):
+        starting = [w.text for w in features.warnings if w.slug == "still-starting"]
+        return f"Unknown: {starting[0].partition(': ')[2]}." if starting else ""
     if features.ranks:
         count = plural(features.steady_steps, "steady step")
         return f"Unknown: only {count} recorded; {MIN_STEADY_STEPS} are needed."

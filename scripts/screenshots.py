@@ -1,6 +1,9 @@
 """Take a picture of every page: light and dark, wide and narrow.
 
-python scripts/screenshots.py RUNS_FOLDER -o PICTURES [--run KEY] [--base KEY] [--page NAME]
+python scripts/screenshots.py -o PICTURES            records sample runs of its own, then looks
+python scripts/screenshots.py -o PICTURES --runs DIR [--run KEY] [--base KEY] [--page NAME]
+
+With BOUNDSCOPE_CORPUS set to a folder of public traces, GPU traces from it are looked at too.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,12 +20,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+import msgspec
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = os.environ.get("BOUNDSCOPE_CHROMIUM", "/usr/bin/chromium")
+ROOT = Path(__file__).resolve().parents[1]
+SCENARIOS = Path("tests", "scenarios")
 WIDTHS = {"wide": 1280, "narrow": 390}
 HEIGHT = 900
 TALLEST = 6_000
@@ -29,6 +37,22 @@ FIRST = "runs"
 """The first page has no path of its own."""
 WITH_BASE = ("compare",)
 QUIET_MS = 900
+CORPUS_TRACES = {
+    "gpu-loader": "kineto_tb/resnet50_num_workers_0",
+    "gpu-ranks": "param/dlrm_kineto",
+    "gpu-h100": "tracelens/h100",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: a served folder, the run in it, and the pages."""
+
+    name: str
+    folder: Path
+    run: str = ""
+    base: str = ""
+    pages: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -91,31 +115,139 @@ def take(browser: Browser, address: str, theme: str, width: int, file: Path) -> 
         context.close()
 
 
+# --- sample runs -------------------------------------------------------------------------------
+
+
+def record(folder: Path, name: str, *command: str) -> None:
+    """Record a run into the folder unless it is there."""
+    if (folder / "manifest.json").exists():
+        return
+    print(f"recording {folder.name}", flush=True)
+    line = [sys.executable, "-m", "boundscope", "run", "-o", str(folder.resolve())]
+    line += ["--name", name, "--"]
+    subprocess.run([*line, *command], check=True, capture_output=True, timeout=300, cwd=ROOT)
+
+
+def sample_runs(folder: Path) -> Path:
+    """Record what is looked at: a base, a slower one with loader workers, one of two ranks."""
+    runs = folder / "runs"
+    tiny, ddp = str(SCENARIOS / "tiny_training.py"), str(SCENARIOS / "ddp.py")
+    demo = str(Path("examples", "slow_store.py"))
+    record(runs / "resnet-base", "resnet", tiny, "--wait-ms", "0.2", "--steps", "600")
+    record(runs / "resnet-slower", "resnet", tiny, "--wait-ms", "1.5", "--steps", "400")
+    record(runs / "slow-store", "slow-store", demo)
+    job = ["torchrun", "--standalone", "--nproc-per-node", "2", ddp, "--steps", "80"]
+    record(runs / "two-ranks", "two-ranks", *job, "--slow-loader-rank", "1", "--sleep-ms", "60")
+    broken = runs / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "manifest.json").write_text("{")
+    return runs
+
+
+def running_copy(finished: Path, folder: Path) -> Path:
+    """Copy a run so that it looks as it did while it went on: its launcher is this process."""
+    from boundscope.profiler.library import DIAGNOSIS_FILE
+    from boundscope.profiler.run.manifest import read_manifest, write_manifest
+    from boundscope.profiler.run.status import process_start_ticks
+
+    copy = folder / "going-on"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(finished, copy)
+    (copy / DIAGNOSIS_FILE).unlink(missing_ok=True)
+    going_on = msgspec.structs.replace(
+        read_manifest(copy),
+        status="running",
+        exit_code=None,
+        ended_ns=0,
+        launcher_pid=os.getpid(),
+        launcher_start_ticks=process_start_ticks(os.getpid()) or 0,
+        host=socket.gethostname(),
+    )
+    write_manifest(copy, going_on)
+    return folder
+
+
+def corpus_traces(folder: Path) -> list[Subject]:
+    """GPU traces of the corpus, where there is one."""
+    from boundscope.profiler.library import find_sources
+
+    corpus = os.environ.get("BOUNDSCOPE_CORPUS")
+    found = []
+    for name, where in CORPUS_TRACES.items() if corpus else ():
+        source = Path(str(corpus)) / where
+        if source.exists():
+            target = folder / name / source.name
+            if not target.exists():
+                shutil.copytree(source, target)
+            first = find_sources([target])[0]
+            found.append(Subject(name, target, first.key))
+    return found
+
+
+def subjects(folder: Path) -> list[Subject]:
+    """Everything that is looked at when no folder is given."""
+    runs = sample_runs(folder)
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
+    live = running_copy(runs / "resnet-slower", folder / "live")
+    return [
+        Subject("cpu", runs, "resnet-slower", "resnet-base"),
+        Subject("ranks", runs, "two-ranks", "slow-store"),
+        Subject("demo", runs, "slow-store", "resnet-base", ("verdict", "stacks")),
+        Subject("broken", runs, "broken", "", ("verdict",)),
+        Subject("unknown", runs, "nothing", "", ("verdict",)),
+        Subject("empty", empty, "", "", (FIRST, "verdict")),
+        Subject("running", live, "going-on", "", ("verdict", "timeline")),
+        *corpus_traces(folder),
+    ]
+
+
+def pictures(subject: Subject, browser: Browser, given: argparse.Namespace) -> None:
+    """Take all pictures of one subject."""
+    from boundscope.dashboard.navigation import PAGES
+
+    every = [path for path, *_ in PAGES]
+    with served(subject.folder) as url:
+        for name in subject.pages or every:
+            if given.page and name not in given.page:
+                continue
+            query = {} if name == FIRST else {"run": subject.run}
+            if name in WITH_BASE:
+                query["base"] = subject.base
+            path = "" if name == FIRST else name
+            address = f"{url}/{path}?{urlencode({k: v for k, v in query.items() if v})}"
+            for theme in given.theme or ("light", "dark"):
+                for label, width in WIDTHS.items():
+                    if given.width in (None, label):
+                        file = given.output / f"{subject.name}-{name}-{theme}-{label}.png"
+                        take(browser, address, theme, width, file)
+                        print(file, flush=True)
+
+
 def main() -> None:
     """Read the command line and take the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("screenshots"))
+    parser.add_argument("--runs", type=Path, help="a folder of runs instead of the samples")
     parser.add_argument("--run", default="", help="the run that is shown, as in the address")
     parser.add_argument("--base", default="", help="the run that it is compared with")
     parser.add_argument("--page", action="append", help="only this page")
+    parser.add_argument("--subject", action="append", help="only this sample")
     parser.add_argument("--theme", action="append", choices=("light", "dark"))
+    parser.add_argument("--width", choices=tuple(WIDTHS))
     given = parser.parse_args()
-    from boundscope.dashboard.navigation import PAGES
-
     given.output.mkdir(parents=True, exist_ok=True)
-    with served(given.folder) as url, sync_playwright() as playwright:
+    if given.runs:
+        chosen = [Subject(given.run or "runs", given.runs, given.run, given.base)]
+    else:
+        chosen = subjects(given.output / "samples")
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for name in given.page or [path for path, *_ in PAGES]:
-            query = {} if name == FIRST else {"run": given.run}
-            if name in WITH_BASE:
-                query["base"] = given.base
-            address = f"{url}/{'' if name == FIRST else name}?{urlencode(query)}"
-            for theme in given.theme or ("light", "dark"):
-                for label, width in WIDTHS.items():
-                    file = given.output / f"{name}-{theme}-{label}.png"
-                    take(browser, address, theme, width, file)
-                    print(file)
+        for subject in chosen:
+            if not given.subject or subject.name in given.subject:
+                pictures(subject, browser, given)
         browser.close()
 
 

@@ -17,6 +17,9 @@ CORPUS = os.environ.get("BOUNDSCOPE_CORPUS", "")
 pytestmark = pytest.mark.skipif(not CORPUS, reason="BOUNDSCOPE_CORPUS is not set")
 
 
+TIMESFORMER = "facebook_timesformer-base-finetuned-k400__1016002.json.gz"
+
+
 def diagnosis_of(name: str) -> Diagnosis:
     diagnosis = diagnose_path(Path(CORPUS) / name)
     assert sum(diagnosis.breakdown.values()) == pytest.approx(1.0, abs=1e-6)
@@ -43,6 +46,20 @@ def finding(diagnosis: Diagnosis, identifier: str) -> Finding:
         ("tracelens/h100/gaunernst_bert-small-uncased__1016001.json.gz", "host"),
         ("tracelens/mi300/resnet_act_checkpoint.json.gz", "network"),
         ("tracelens/perf_model/normalization", "host"),
+        # 220 of 382 ms are video decoding and image processing before the model is called.
+        (f"tracelens/h100/{TIMESFORMER}", "input"),
+        # 8,192 tokens a call, as the shapes of its attention say: products of many rows.
+        ("tracelens/inference/vllm_prefilldecode_piecewise", "compute"),
+        # Embedding kernels, their sorting, concatenation and the optimizer; no matrix products.
+        ("hta/trace_diff/control", "memory"),
+        ("labelled_ops/conv_04_depthwise.json", "memory"),
+        ("labelled_ops/gemm_04_memory_tall_skinny.json.gz", "memory"),
+        ("labelled_ops/gemm_01_compute_few_tiles.json", "compute"),
+        # Kernels whose names say nothing, on a device of no known roofs.
+        ("hta/mtia_inference_trace", "unknown"),
+        # Counters of kernels, but no kernel: what the ops' time was is open.
+        ("hta/cupti_profiler", "unknown"),
+        ("hta/triton_example", "unknown"),
     ],
 )
 def test_published_cases_get_their_bound(name: str, bound: str) -> None:
@@ -100,3 +117,46 @@ def test_a_rank_of_many_says_that_the_others_are_missing() -> None:
 
     assert "ranks-missing" in {warning.slug for warning in one_of_eight.warnings}
     assert one_of_eight.verdict.confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [
+        # The source project's tables: 31.2 of 148.7 ms a step against 0.01 of 121.0.
+        ("resnet50_profiler_api_nw0_2021-01.pt.trace.json.gz", 31.232 / 148.736),
+        ("resnet50_profiler_api_nw4_2021-01.pt.trace.json.gz", 0.0),
+    ],
+)
+def test_the_older_formats_of_the_pair_are_told_apart(name: str, waits: float) -> None:
+    diagnosis = diagnosis_of(f"kineto_tb_old/{name}")
+
+    found = {f.id: f.saving.mid for f in diagnosis.findings}
+    assert found.get("loader-wait", 0.0) == pytest.approx(waits, abs=0.01)
+
+
+def test_start_up_is_told_apart_and_judged_by_nothing() -> None:
+    # Making the context takes 30 s, loading libraries 12 s more; two forward passes 0.1 s.
+    alexnet = diagnosis_of("hta/critical_path/alexnet")
+    layers = diagnosis_of("tracelens/perf_model/normalization")
+
+    assert "start-up-left-out" in {warning.slug for warning in alexnet.warnings}
+    assert alexnet.run.step_ms is not None
+    assert alexnet.run.step_ms.median < 200
+    assert "start-up-left-out" in {warning.slug for warning in layers.warnings}
+    assert layers.run.step_ms is not None
+    assert layers.run.step_ms.p90 < 4  # the first "step" takes 1,175 ms
+
+
+def test_a_pattern_taken_for_steps_is_said_to_be_one() -> None:
+    layers = diagnosis_of("tracelens/inference/vllm_prefilldecode_piecewise")
+
+    assert "steps-by-pattern" in {warning.slug for warning in layers.warnings}
+
+
+def test_one_rank_of_eight_names_no_certain_cause_of_a_slow_transfer() -> None:
+    # 17.6 MB in 8.7 to 9.2 ms, each time: 0.8 % of what the link carries. Whether bytes move
+    # slowly or a rank is always late stands in the other ranks' traces.
+    one = diagnosis_of("tracelens/mi300/resnet_act_checkpoint.json.gz")
+
+    assert one.breakdown["network"] + one.breakdown["imbalance"] > 0.6
+    assert one.verdict.confidence < 0.3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,7 +17,7 @@ from boundscope.dashboard.charts.base import MAX_POINTS, thin
 from boundscope.dashboard.charts.compare import waterfall
 from boundscope.dashboard.charts.flame import flame
 from boundscope.dashboard.charts.roofline import roofline
-from boundscope.dashboard.charts.slots import slot_bar
+from boundscope.dashboard.charts.small import part_of_steps, share_by_rank, slot_bar
 from boundscope.dashboard.charts.timeline import timeline
 from boundscope.profiler.compare import Comparison, Side, SlotChange
 from boundscope.profiler.diagnosis import SLOTS
@@ -152,8 +154,58 @@ def test_the_bar_of_slots_shows_the_shares_and_nothing_else() -> None:
     made = slot_bar({"input": 0.7, "compute": 0.3, "network": 0.0}, dark=True)
 
     # Then
-    assert [(bar.name, bar.x[0]) for bar in made.data] == [("input", 0.7), ("compute", 0.3)]
-    assert made.data[0].marker.color == SLOT_COLOURS["input"]
+    assert re.findall(r"flex:(0\.\d+) 1 0;background:(#\w+)", made) == [
+        ("0.7000", SLOT_COLOURS["input"]),
+        ("0.3000", SLOT_COLOURS["compute"]),
+    ]
+    assert "network" not in made
+
+
+def picture(made: str) -> str:
+    data = re.search(r"base64,([^\"]+)", made)
+    assert data is not None
+    return base64.b64decode(data[1]).decode()
+
+
+def steps_of(duration_ms: np.ndarray, loader_ms: np.ndarray) -> StepSeries:
+    count = len(duration_ms)
+    every = np.ones(count, np.bool_)
+    return StepSeries(
+        rank=0,
+        start_s=np.arange(count, dtype=np.float64),
+        duration_ms=duration_ms,
+        steady=every,
+        profiled=~every,
+        outlier=~every,
+        median_ms=float(np.median(duration_ms)),
+        drift=None,
+        bands=[],
+        phase_ms={"loader": loader_ms},
+    )
+
+
+def test_the_part_of_a_step_is_drawn_to_the_scale_of_the_step() -> None:
+    # Given: every step takes 10 ms, half of it the loader's
+    series = steps_of(np.full(50, 10.0), np.full(50, 5.0))
+
+    # When
+    drawn = picture(part_of_steps(series, "loader", "waiting", "#de7700", dark=False))
+
+    # Then
+    area, line = (
+        [float(pair.split(",")[1]) for pair in found.split()]
+        for found in re.findall(r' points="([^"]+)"', drawn)
+    )
+    floor = area[0]
+    assert (floor - area[1]) / (floor - line[0]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_columns_of_ranks_are_as_high_as_their_shares() -> None:
+    drawn = picture(share_by_rank([(0, 0.5), (1, 0.25), (2, 0.0)], "#de7700", dark=True))
+
+    heights = [float(height) for height in re.findall(r'height="([\d.]+)" fill', drawn)]
+    assert heights[1] == pytest.approx(heights[0] / 2, abs=0.1)
+    assert heights[2] == 0
 
 
 def test_thinning_keeps_the_highest_and_the_lowest_point() -> None:

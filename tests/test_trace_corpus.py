@@ -112,7 +112,10 @@ def test_no_event_is_lost_and_sound_traces_give_no_warning(name: str) -> None:
     # where a file has more than three decimals each duration is rounded to 1 ns
     assert int(trace.events.duration_ns.sum()) == pytest.approx(whole_ns, abs=0.5 * len(spans))
     assert trace.warnings == []
-    assert {w.slug for w in check(trace).warnings} <= {"coarse-time-stamps", "no-host-events"}
+    allowed = {"coarse-time-stamps", "no-host-events"}
+    if "cupti_profiler" in name:  # counters of ranges, and no kernels
+        allowed.add("device-not-recorded")
+    assert {w.slug for w in check(trace).warnings} <= allowed
 
 
 UNDAMAGED = (157.500, 660.551, 46.876, 2.654)

@@ -12,6 +12,7 @@ from ..cgroups import ControlGroups, Throttling
 from ..procfs import (
     PAGE_BYTES,
     TICKS_PER_S,
+    ProcessStat,
     Rates,
     Snapshot,
     TreeTotals,
@@ -20,6 +21,7 @@ from ..procfs import (
     rounded,
 )
 from ..records import Record, Sample
+from ..waits import wait_shares
 
 PER_CORE_LIMIT = 32
 """With more cores than this each one's load is written only every `PER_CORE_EVERY` samples."""
@@ -52,6 +54,10 @@ class HostCollector:
         "rank.<rank>.rss_bytes": Metric("bytes", "resident memory of one rank and its workers"),
         "rank.<rank>.main_run_delay_share": Metric(
             "share", "time in which the rank's main thread was ready but had no core"
+        ),
+        "rank.<rank>.workers_cpu_cores": Metric("cores", "CPU used by the rank's loader workers"),
+        "rank.<rank>.<main|workers>_wait.<kind>_share": Metric(
+            "share", "share waiting in the kernel for a lock, network, storage or a sleep"
         ),
         "host.cpu_percent": Metric("%", "CPU of the whole host in use, all cores together"),
         "host.cpu.<core>.percent": Metric("%", "one core in use"),
@@ -147,6 +153,25 @@ class HostCollector:
             )
             values[f"{prefix}.rss_bytes"] = sum(stat.rss_bytes for stat in stats)
             values[f"{prefix}.main_run_delay_share"] = self._run_delay(pid)
+            values.update(self._of_waits(prefix, pid, stats, snapshot.mono_ns))
+        return values
+
+    def _of_waits(self, prefix: str, pid: int, stats: list[ProcessStat], at_ns: int) -> Values:
+        """What the rank's own process waits for, and its loader workers: CPU used, and waits."""
+        values: Values = {}
+        for kind, share in wait_shares([pid]).items():
+            values[f"{prefix}.main_wait.{kind}_share"] = share
+        main, workers = stats[0], stats[1:]
+        if not workers:
+            return values
+        ticks = main.children_cpu_ticks + sum(
+            stat.cpu_ticks + stat.children_cpu_ticks for stat in workers
+        )
+        values[f"{prefix}.workers_cpu_cores"] = self._rates.per_s(
+            f"{prefix}.{pid}.workers", ticks / TICKS_PER_S, at_ns
+        )
+        for kind, share in wait_shares(stat.pid for stat in workers).items():
+            values[f"{prefix}.workers_wait.{kind}_share"] = share
         return values
 
     def _run_delay(self, pid: int) -> float | None:

@@ -178,8 +178,9 @@ class StacksCollector:
     def _ask_inside(self, pid: int, rank: int) -> None:
         assert self._job is not None
         self._given_up.add(pid)
-        with contextlib.suppress(OSError):
-            (self._job.run_folder / f"rank-{rank}-{pid}" / MARKER).touch()
+        for folder in self._job.run_folder.glob(f"rank-{rank}-{pid}*"):
+            with contextlib.suppress(OSError):
+                (folder / MARKER).touch()
 
     def _start_recordings(self, ranks: dict[int, int]) -> None:
         assert self._job is not None

@@ -48,16 +48,22 @@ def announce(torch: Any, run_folder: Path, version: str, problem: str = "") -> N
     """
     if is_multiprocessing_child():
         return
-    clock = Clock()
+    records: list[Process | Gap] = [process_record(torch)]
+    if problem:
+        records.append(Gap(Clock().now_ns(), "inside", "not-supported", problem, EFFECT))
+    leave_note(run_folder, version, *records)
+
+
+def leave_note(run_folder: Path, version: str, *records: Process | Gap) -> None:
+    """Append records to this process's own file beside the node's; raises OSError."""
     folder = run_folder / f"node-{os.uname().nodename}"
     folder.mkdir(parents=True, exist_ok=True)
-    writer = RecordWriter(
-        folder / f"process-{os.getpid()}.jsonl", "process", clock, version=version
-    )
-    writer.write(process_record(torch))
-    if problem:
-        writer.write(Gap(clock.now_ns(), "inside", "not-supported", problem, EFFECT))
-    writer.abandon()
+    path = folder / f"process-{os.getpid()}.jsonl"
+    writer = RecordWriter(path, "process", Clock(), version=version)
+    try:
+        writer.write(*records)
+    finally:
+        writer.abandon()
 
 
 def process_record(torch: Any, *, trained: bool = False) -> Process:

@@ -7,6 +7,7 @@ tensor. A method that fails is recorded as a gap and replaced by one that does n
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import sys
@@ -19,8 +20,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..records import Gap, Site, SpanKind
-from .facts import announce, is_multiprocessing_child, loader_facts, process_record, unsupported
+from .facts import (
+    announce,
+    is_multiprocessing_child,
+    leave_note,
+    loader_facts,
+    process_record,
+    unsupported,
+)
 from .garbage import GarbagePauses
+from .manners import leave_without_destructors, raised_by_signal_handler
 from .memory import DeviceMemory
 from .recorder import Recorder
 from .sites import SiteBook
@@ -34,6 +43,11 @@ FORWARD_SPANS_A_STEP = 32
 FACTS_AT_STEP = 2
 """By then torch has worked in the training thread: asking it for its threads changes nothing."""
 
+SLOW_NS = 250_000_000
+SLOW_CALLS = 3
+"""A method of ours that takes so long so many times in a row is stopped: the training waits for it.
+The slowest that is known, starting a profiler on a GPU for the first time, is one call."""
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -43,11 +57,18 @@ def guarded(method: Method) -> Method:
 
     @functools.wraps(method)
     def wrapper(self: Guest, *args: Any) -> Any:
+        start = time.monotonic_ns()
         try:
             return method(self, *args)
-        except Exception:
+        except Exception as error:
+            if raised_by_signal_handler(error) is not None:
+                raise
             self.disable(name)
             return None
+        finally:
+            took = time.monotonic_ns() - start
+            if took > SLOW_NS or name in self.slow_calls:
+                self.took(name, took)
 
     return wrapper  # type: ignore[return-value]
 
@@ -64,6 +85,7 @@ def arm(run_folder: str) -> None:
         return
     guest = Guest(Path(run_folder), torch, version)
     patches.install(torch, guest)
+    guest.note_early_gaps()
     os.register_at_fork(
         before=guest.before_fork,
         after_in_parent=guest.after_fork_in_parent,
@@ -83,6 +105,9 @@ class Guest:
         self.torch = torch
         self.version = version
         self._early_gaps: list[Gap] = []
+        self.slow_calls: dict[str, int] = {}
+        self._profiled = False
+        self._importer = threading.get_ident()
         self._reset()
 
     def _reset(self) -> None:
@@ -100,7 +125,7 @@ class Guest:
         self.forward_left = FORWARD_SPANS_A_STEP
         self._stays_out: bool | None = None
         self._foreign_profiler = False
-        self._loaders: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._loaders: dict[int, int] = {}  # by id: a weak key has callbacks, which lose signals
         self._described: set[int] = set()
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._optimizer_count = 0
@@ -130,6 +155,7 @@ class Guest:
             recorder.record(gap)
         self.windows = Windows(self.torch, recorder)
         self.windows.foreign = self._foreign_profiler
+        self.windows.importer = self._importer
         self.stacks = StackSampler(recorder)
         DeviceMemory(self.torch, recorder)
         recorder.start()
@@ -151,23 +177,51 @@ class Guest:
                     part.close()
             except Exception:
                 self.failed(type(part).__name__)
+                if self.recorder is not None:
+                    self.recorder.flush()
+            except BaseException:  # Ctrl-C once more: the user wants the end, not our last records
+                return
 
     def disable(self, name: str) -> None:
         """Replace a failed method by one that does nothing, and record why."""
         setattr(self, name, lambda *_: None)
         self.failed(name)
 
+    def took(self, name: str, took_ns: int) -> None:
+        """Count calls that took too long; a method that always does is stopped and named."""
+        if took_ns <= SLOW_NS:
+            del self.slow_calls[name]
+            return
+        self.slow_calls[name] = self.slow_calls.get(name, 0) + 1
+        if self.slow_calls[name] == SLOW_CALLS:
+            setattr(self, name, lambda *_: None)
+            last_s = took_ns * 1e-9
+            detail = (
+                f"{SLOW_CALLS} calls in a row held the training up, the last for {last_s:.2g} s"
+            )
+            self._stopped(name, detail)
+
     def failed(self, name: str) -> None:
         """Record that the part called `name` stopped because of the exception being handled."""
+        self._stopped(name, traceback.format_exc(limit=6))
+
+    def _stopped(self, name: str, detail: str) -> None:
         try:
-            effect = f"{name} is no longer recorded"
-            gap = Gap(time.time_ns(), "inside", "crashed", traceback.format_exc(limit=6), effect)
+            gap = Gap(time.time_ns(), "inside", "crashed", detail, f"{name} is no longer recorded")
             if self.recorder is not None:
                 self.recorder.record(gap)
-            else:
-                self._early_gaps.append(gap)
+                return
+            self._early_gaps.append(gap)
+            if self._stays_out:  # no recorder will come to write it
+                self.note_early_gaps()
         except Exception:
             self.recorder = None
+
+    def note_early_gaps(self) -> None:
+        """Leave a note of what failed before there was a recorder: there may never be one."""
+        if self._early_gaps and not is_multiprocessing_child():
+            with contextlib.suppress(OSError):
+                leave_note(self.run_folder, self.version, *self._early_gaps)
 
     @guarded
     def before_fork(self) -> None:
@@ -193,9 +247,13 @@ class Guest:
             if self.recorder is not None:
                 self.recorder.abandon()
             atexit.unregister(self.close)
+            profiled = self._profiled or (self.windows is not None and self.windows.used)
             self._reset()
+            self._profiled = profiled
+            if profiled:
+                leave_without_destructors()
         except Exception:
-            self.recorder, self._stays_out = None, True
+            self.recorder, self.windows, self._stays_out = None, None, True
 
     # -- what the patches report --------------------------------------------------------------
 
@@ -209,7 +267,7 @@ class Guest:
         index, site = self.sites.site("loader", depth=4)
         if site is not None:
             recorder.record(site)
-        self._loaders[iterator] = index
+        self._loaders[id(iterator)] = index
         recorder.span(SpanKind.LOADER_START, start, end, index)
         if index not in self._described:
             self._described.add(index)
@@ -228,19 +286,19 @@ class Guest:
             return
         evaluating = not self.torch.is_grad_enabled()
         kind = SpanKind.EVAL_LOADER if evaluating else SpanKind.LOADER
-        index = self._loaders.get(iterator, 0)
+        index = self._loaders.get(id(iterator), 0)
         cpu = time.thread_time_ns() - cpu_start
         recorder.span(kind, start, time.monotonic_ns(), index)
         recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
         if not self.optimizer_steps:
-            self._ticked(self.ticker.batch(index))
+            self._tick(self.ticker.batch, index)
 
     @guarded
     def loader_ended(self, iterator: Any, start: int) -> None:
         """The loop asked for a batch and there was none left."""
         recorder = self._active()
         if recorder is not None:
-            index = self._loaders.get(iterator, 0)
+            index = self._loaders.get(id(iterator), 0)
             recorder.span(SpanKind.LOADER_END, start, time.monotonic_ns(), index)
 
     @guarded
@@ -279,7 +337,7 @@ class Guest:
             index = self._new_optimizer(recorder, optimizer)
         recorder.span(kind, start, end, index)
         self.optimizer_steps += 1
-        self._ticked(self.ticker.optimizer(index))
+        self._tick(self.ticker.optimizer, index)
 
     def _new_optimizer(self, recorder: Recorder, optimizer: Any) -> int:
         index = self._optimizers[optimizer] = self._optimizer_count
@@ -297,10 +355,12 @@ class Guest:
         if recorder is not None:
             now = time.monotonic_ns()
             recorder.span(SpanKind.STEP, now, now)
-            self._ticked(self.ticker.user())
+            self._tick(self.ticker.user)
 
-    def _ticked(self, ticked: bool) -> None:
-        if not ticked or self.recorder is None or self.windows is None:
+    @guarded
+    def _tick(self, count: Callable[..., bool], *what: int) -> None:
+        """Let the ticker count what happened; guarded by itself: spans outlive its faults."""
+        if not count(*what) or self.recorder is None or self.windows is None:
             return
         if threading.get_ident() != self.recorder.training_thread:
             return
@@ -339,7 +399,7 @@ class Guest:
             return
         recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
         if not self.optimizer_steps:
-            self._ticked(self.ticker.backward())
+            self._tick(self.ticker.backward)
 
     @guarded
     def saved(self, start: int) -> None:

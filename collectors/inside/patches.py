@@ -17,10 +17,14 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .manners import redeliver_lost_signals
+
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
     from .guest import Guest
+
+OWN_FOLDER = os.path.dirname(__file__)
 
 GUEST_ATTRIBUTE = "_boundscope_guest"
 """Where `boundscope.step()` finds the guest: an attribute of the torch module."""
@@ -51,6 +55,7 @@ def install(torch: Any, guest: Guest) -> None:
         except Exception:
             guest.failed(patch.__name__.strip("_"))
     _peel_tracebacks()
+    redeliver_lost_signals(OWN_FOLDER)
 
 
 def _dynamo(torch: Any, _guest: Guest) -> None:
@@ -353,10 +358,10 @@ def _peel_error(error: BaseException | None, seen: set[int]) -> None:
 
 
 def _peel(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """The same traceback without the frames of this file."""
+    """The same traceback without the frames of the guest's files."""
     kept: list[types.TracebackType] = []
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename != __file__:
+        if os.path.dirname(trace.tb_frame.f_code.co_filename) != OWN_FOLDER:
             kept.append(trace)
         trace = trace.tb_next
     result: types.TracebackType | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from ..records import Gap, Memory, Process, Reason, Record, Site, Spans, Window
 from ..writer import Clock, RecordWriter
+from .facts import leave_note
+from .manners import UnseenThread
 
 FLUSH_PERIOD_S = 0.25
 """At most this much is lost when the process is killed; the promise is one second."""
@@ -28,6 +31,15 @@ RANK_VARIABLES = (
 
 JOIN_S = 2.0
 """How long the end of the process waits for a last flush or trace; a hung disk must not hold it."""
+
+NOTE_S = 0.5
+"""How long the end of the process waits for a note that its records hang."""
+
+HANGS = "the thread that writes the records hangs"
+NO_MORE = "steps, input waits and torch-profiler windows are missing from there on"
+
+MAX_PROGRAMS = 100
+"""So many programs, one after the other in one process, have a folder of their own."""
 
 HOLD_S = 1.0
 """How long a fork waits for the flushing thread to let go of its locks."""
@@ -88,8 +100,9 @@ class Recorder:
         self._wake = threading.Event()
         self._stopping = False
         self._flush_lock = threading.Lock()
-        self._held = False
-        self._thread = threading.Thread(target=self._run, name="boundscope", daemon=True)
+        self._held = self._hung = False
+        self._trouble = ""
+        self._thread = UnseenThread(self._run)
 
     def start(self) -> None:
         """Start the flushing thread."""
@@ -131,16 +144,29 @@ class Recorder:
                     self.crashed("inside", "a part of the inside collectors stopped")
 
     def flush(self) -> None:
-        """Write what is buffered; on a full or vanished disk, stop writing for good."""
-        with self._flush_lock:
+        """Write what is buffered; when that fails (full disk, folder gone), stop for good."""
+        if not self._flush_lock.acquire(timeout=HOLD_S):
+            return
+        try:
             if self._broken:
                 self.spans.clear()
                 self.records.clear()
                 return
-            try:
-                self._write_out()
-            except Exception:
-                self._broken = True
+            self._write_out()
+        except Exception as error:
+            self._broken = True
+            self._trouble = f"the records could not be written: {type(error).__name__}: {error}"
+            self._tell_trouble()
+        finally:
+            self._flush_lock.release()
+
+    def _tell_trouble(self) -> None:
+        """Say in another file of the run folder why there are no more records, if that works."""
+        if self._trouble and self.run_folder.is_dir():
+            gap = Gap(self.clock.now_ns(), "inside", "crashed", self._trouble, NO_MORE)
+            with contextlib.suppress(Exception):
+                leave_note(self.run_folder, self.version, gap)
+                self._trouble = ""
 
     @property
     def writes(self) -> bool:
@@ -170,8 +196,7 @@ class Recorder:
         if self._writer is not None and place == self._written_place:
             return
         if self._writer is None:
-            self.folder = self.run_folder / f"rank-{place[0]}-{os.getpid()}"
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder = self._new_folder(f"rank-{place[0]}-{os.getpid()}")
         assert self.folder is not None
         if self._writer is not None:
             self._writer.abandon()
@@ -185,6 +210,16 @@ class Recorder:
             local_rank=place[1],
             world_size=place[2],
         )
+
+    def _new_folder(self, name: str) -> Path:
+        """A folder that nobody wrote to: a process that became another program keeps its pid."""
+        folder = self.run_folder / name
+        for again in range(2, MAX_PROGRAMS):
+            if not (folder / "steps.jsonl").exists():
+                break
+            folder = self.run_folder / f"{name}-{again}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _take_spans(self) -> Spans | None:
         count = len(self.spans)
@@ -206,25 +241,40 @@ class Recorder:
         )
 
     def close(self) -> None:
-        """Write the rest and the closing line; safe to call twice."""
+        """Write the rest and the closing line; safe to call twice, and never longer than JOIN_S."""
         self._stopping = True
         self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(JOIN_S)
-        if not self._flush_lock.acquire(timeout=JOIN_S):
+        deadline = time.monotonic() + JOIN_S
+        ended = self._thread.join(JOIN_S)
+        if not ended:
+            self.gap("inside", "crashed", HANGS, NO_MORE)
+        if not self._flush_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._tell_hang()
             return
         try:
             if not self._broken:
                 self._write_out()
                 if self._writer is not None:
                     self._writer.close()
+            self._tell_trouble()
         finally:
             self._broken = True
             self._flush_lock.release()
 
+    def _tell_hang(self) -> None:
+        """From a thread of its own: where a write hangs, the next one may hang as well."""
+        self._trouble = HANGS
+        helper = UnseenThread(self._tell_trouble)
+        helper.start()
+        helper.join(NOTE_S)
+
     def hold(self) -> None:
-        """Before a fork: no flush from here on, so that the child inherits no lock of ours."""
-        self._held = self._flush_lock.acquire(timeout=HOLD_S)
+        """Before a fork: no flush from here on, so that the child inherits no lock of ours.
+
+        Waited for once: where the disk hangs, each later fork must not wait again.
+        """
+        self._held = self._flush_lock.acquire(timeout=0 if self._hung else HOLD_S)
+        self._hung = not self._held
 
     def release(self) -> None:
         """After the fork, in the parent."""

@@ -14,6 +14,7 @@ from types import FrameType
 
 from ..records import STACKS_MARKER, Frame, Gap, Stack, Stacks
 from ..writer import RecordWriter
+from .manners import UnseenThread
 from .recorder import JOIN_S, Recorder
 
 PERIOD_S = 0.1
@@ -30,7 +31,7 @@ class StackSampler:
         self._stacks: dict[tuple[int, ...], int] = {}
         self._new: list[Frame | Stack] = []
         self._writer: RecordWriter | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: UnseenThread | None = None
         self._stopping = threading.Event()
         recorder.every_flush.append(self.look)
 
@@ -49,7 +50,7 @@ class StackSampler:
                 "stacks are sampled from inside, ten times a second, loader workers not at all",
             )
         )
-        self._thread = threading.Thread(target=self._run, name="boundscope-stacks", daemon=True)
+        self._thread = UnseenThread(self._run)
         self._thread.start()
 
     def _run(self) -> None:

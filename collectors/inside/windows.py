@@ -1,13 +1,14 @@
 """Short torch-profiler windows: after warm-up, once more later, and on demand.
 
 A window is bounded in steps, in time and in events. The number of events cannot be read while the
-profiler runs, so a probe of one step (at most `PROBE_S`) measures the event rate first. The
-watchdog in the recorder's thread ends a window that outlives its time even inside a step: the
-profiler runs in its all-threads mode, which another thread may stop.
+profiler runs, so a probe of one step (at most `PROBE_S`) measures the event rate first. A watchdog
+in the recorder's thread has a window that outlives its time ended inside a step, by the main thread
+between two bytecodes: ended from elsewhere, it would crash a training that runs an op just then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..records import TRACE_MARKER, SpanKind, Window
 from .heap import resident_bytes, trim
+from .manners import UnseenThread, call_in_main_thread, signals_deferred
 from .recorder import HOLD_S, Recorder
 
 WARM_STEPS = 5
@@ -57,6 +59,14 @@ MAX_TRIES = 5
 """Windows cut short by a fork or by the script's own profiler that are tried again: a loop that
 forks every few steps must not pay for a window each time."""
 
+BLOCKED = "the script's own profiler ran when a window was due, and Kineto has room for one"
+OTHER_THREAD = "torch was imported by another thread than the one that trains"
+"""Kineto starts its first profiler only in the thread that loaded it, and complains on stderr."""
+BLOCKED_EFFECT = "no torch-profiler window: no ops or kernels"
+
+FORCE_S = 0.5
+"""How long the end of the process waits for a profiler to be turned off by force."""
+
 EVENT_MARK = b'"ph": "X"'
 
 
@@ -84,19 +94,27 @@ class Windows:
         self._start_cost = self._stop_cost = 0
         self._step = 0
         self._own_call = 0
-        self._held = False
+        self._held = self._hung = False
+        self._blocked = False
+        self._asked: tuple[int, object] = (-1, None)
         self._failed = False
         self._again = False
         self._tries = MAX_TRIES
         self._resident = 0
         self._warm = (0, 0)
         self.foreign = False
+        self.importer = 0
         recorder.every_flush.append(self.watch)
 
     @property
     def active(self) -> bool:
         """Whether a window is open now."""
         return self._profile is not None
+
+    @property
+    def used(self) -> bool:
+        """Whether any window was opened, which leaves a thread of Kineto's behind."""
+        return self._index > 0 or self._profile is not None
 
     def tick(self, step: int) -> None:
         """A step ended, in the training thread."""
@@ -114,11 +132,16 @@ class Windows:
                 self._annotate(step)
             return
         self._end_annotation()  # of a window that was ended from outside this thread
-        if self._due(step, now) and self._free():
-            self._plan_and_start(step)
+        if self._due(step, now):
+            if self._free():
+                self._plan_and_start(step)
+            else:
+                self._blocked = True
 
     def boundary(self) -> None:
         """A backward pass begins: where partial windows of heavy steps may start."""
+        if self._overdue():
+            self.stop_overdue()
         if self._want_at == "backward" and self._wanted and self._profile is None and self._free():
             self._plan_and_start(self._step)
 
@@ -136,7 +159,7 @@ class Windows:
     def hold(self) -> None:
         """Before a fork: end the window, and wait for a trace that is being written."""
         self._interrupt()
-        self._held = self._lock.acquire(timeout=HOLD_S)
+        self._held = self._acquire()
 
     def release(self) -> None:
         """After the fork, in the parent."""
@@ -146,11 +169,21 @@ class Windows:
 
     def _interrupt(self) -> None:
         """End a window that is in somebody's way; it is tried again."""
-        with self._lock:
+        if not self._acquire():
+            return
+        try:
             if self._profile is not None and self._tries:
                 self._tries -= 1
                 self._again = True
             self.stop(truncated=True)
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> bool:
+        """Take the lock; False where its holder hangs, which is waited for only once."""
+        taken = self._lock.acquire(timeout=0 if self._hung else HOLD_S)
+        self._hung = not taken
+        return taken
 
     def _free(self) -> bool:
         """Whether no other profiler runs; Kineto has room for one."""
@@ -159,6 +192,10 @@ class Windows:
 
     def _due(self, step: int, now: int) -> bool:
         if self._pending is not None or self._failed or not self._recorder.writes:
+            return False
+        if self.importer not in (0, threading.get_ident()):
+            self._failed = True
+            self._recorder.gap("windows", "not-supported", OTHER_THREAD, BLOCKED_EFFECT)
             return False
         if not self._wants(step, now) or self._want_at != "step":
             return False
@@ -197,24 +234,27 @@ class Windows:
         self._start(seconds)
 
     def _start(self, seconds: float) -> None:
-        begin = time.monotonic_ns()
+        begin = self._start_ns = time.monotonic_ns()
+        self._end_by = begin + int(seconds * 1e9)
         level = os.environ.get("KINETO_LOG_LEVEL")
         if level is None:
             # Kineto of torch 2.13 prints "USDT: ... profiler_start" on the user's stderr.
-            os.environ["KINETO_LOG_LEVEL"] = "6"
+            # Past os.environ, which another thread of the script may be reading.
+            os.putenv("KINETO_LOG_LEVEL", "6")
         self._own_call = threading.get_ident()
         self._resident = resident_bytes()
         try:
-            profile = self._make_profile(self._torch.autograd.profiler)
-            profile.__enter__()
+            with signals_deferred():
+                profile = self._make_profile(self._torch.autograd.profiler)
+                profile.__enter__()
+                self._profile = profile  # before a deferred signal may raise
         finally:
             self._own_call = 0
             if level is None:
-                os.environ.pop("KINETO_LOG_LEVEL", None)
+                os.unsetenv("KINETO_LOG_LEVEL")
         self._start_ns = time.monotonic_ns()
         self._start_cost = self._start_ns - begin
         self._end_by = self._start_ns + int(seconds * 1e9)
-        self._profile = profile  # the watching thread looks at it: last
         self._recorder.span(SpanKind.PROFILER, begin, self._start_ns, self._index)
         self._annotate(self._first_step)
         self._recorder.short_sleep = True
@@ -250,7 +290,9 @@ class Windows:
 
     def stop(self, *, truncated: bool) -> None:
         """End the window; the trace is written later by the recorder's thread."""
-        with self._lock:
+        if not self._acquire():
+            return
+        try:
             profile, self._profile = self._profile, None
             if profile is None:
                 return
@@ -259,7 +301,11 @@ class Windows:
                 self._end_annotation()
             self._own_call = threading.get_ident()
             try:
-                self._stop_profile(profile)
+                with signals_deferred():
+                    self._stop_profile(profile)
+            except Exception:
+                self._force_off()
+                raise
             finally:
                 self._own_call = 0
             end = time.monotonic_ns()
@@ -282,6 +328,8 @@ class Windows:
             )
             self._index += 1
             self._pending = (profile, window)
+        finally:
+            self._lock.release()
         self._recorder.wake()
 
     @staticmethod
@@ -289,10 +337,33 @@ class Windows:
         profile.use_device = None  # torch would wait for the device, from the watching thread too
         profile.__exit__(None, None, None)
 
-    def watch(self) -> None:
-        """In the recorder's thread: end an overlong window, export an ended one, read requests."""
-        if self._profile is not None and time.monotonic_ns() >= self._end_by:
+    def _overdue(self) -> bool:
+        return self._profile is not None and time.monotonic_ns() >= self._end_by
+
+    def stop_overdue(self) -> None:
+        """In the main thread, between two bytecodes: end the window that took too long."""
+        if self._overdue() and threading.get_ident() == self._recorder.training_thread:
             self.stop(truncated=True)
+
+    def _force_off(self) -> None:
+        """Turn the profiler off past torch's Python part: left on, it crashes the process's end."""
+        autograd = self._torch.autograd
+        if not getattr(autograd.profiler, "_is_profiler_enabled", False):
+            return
+        with contextlib.suppress(Exception):
+            autograd._disable_profiler()
+        with contextlib.suppress(Exception):
+            autograd.profiler._run_on_profiler_stop()
+
+    def watch(self) -> None:
+        """In the recorder's thread: see to overlong windows, export ended ones, read requests.
+
+        Never ended from here: torch collects what a profiler recorded without a lock, and an op
+        that the training runs meanwhile crashes the process (seen with torch 2.13).
+        """
+        if self._overdue() and self._asked[0] != self._index:
+            # What was asked before has been called by now: its window has ended.
+            self._asked = (self._index, call_in_main_thread(self.stop_overdue))
         if self._pending is not None:
             self.export()
         folder = self._recorder.folder
@@ -305,7 +376,9 @@ class Windows:
 
     def export(self) -> None:
         """Write the ended window's trace and its record; plan what follows a probe."""
-        with self._lock:
+        if not self._acquire():
+            return
+        try:
             if self._pending is None:
                 return
             profile, window = self._pending
@@ -345,6 +418,8 @@ class Windows:
             self._plan_after(window, events)
             self._pending = None
             del profile
+        finally:
+            self._lock.release()
         if resident_bytes() - self._resident >= MAX_GROWTH_BYTES // 2:
             trim()
 
@@ -390,6 +465,12 @@ class Windows:
         return window.first_step + window.steps < self._target_step
 
     def close(self) -> None:
-        """End and export what is open, at the end of the process."""
+        """End and export what is open, at the end of the process; say why there was no window."""
+        if self._blocked and not self.used:
+            self._recorder.gap("windows", "not-supported", BLOCKED, BLOCKED_EFFECT)
         self.stop(truncated=True)
         self.export()
+        if self._hung:  # the other thread hangs, perhaps in the midst of stopping the profiler
+            helper = UnseenThread(self._force_off)
+            helper.start()
+            helper.join(FORCE_S)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 Float = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
 
 MAX_POINTS = 2_000
 """Points of one line: about one a pixel; more are thinned without losing a peak."""
@@ -55,13 +56,18 @@ def ink(*, dark: bool) -> str:
 
 def thin(x: Float, y: Float, limit: int = MAX_POINTS) -> tuple[Float, Float]:
     """Return at most about `limit` points: the lowest and the highest of each stretch."""
-    if len(x) <= limit:
-        return x, y
-    edges = np.linspace(0, len(x), limit // 2 + 1).astype(int)
-    keep = []
+    chosen = thinned(y, limit)
+    return x[chosen], y[chosen]
+
+
+def thinned(y: Float, limit: int = MAX_POINTS) -> Index:
+    """Return which points stay: the lowest and the highest of each stretch."""
+    if len(y) <= limit:
+        return np.arange(len(y))
+    edges = np.linspace(0, len(y), limit // 2 + 1).astype(int)
+    keep: list[int] = []
     for begin, end in pairwise(edges.tolist()):
         part = y[begin:end]
         if len(part):
             keep += sorted({begin + int(np.argmin(part)), begin + int(np.argmax(part))})
-    chosen = np.asarray(keep)
-    return x[chosen], y[chosen]
+    return np.asarray(keep)

@@ -15,7 +15,11 @@ MAX_LINES = 7
 
 
 def memory(
-    lines: Sequence[MemorySeries], limit: tuple[str, float] | None, *, dark: bool
+    lines: Sequence[MemorySeries],
+    limit: tuple[str, float] | None,
+    *,
+    dark: bool,
+    title: str = "seconds since the start",
 ) -> go.Figure:
     """Return the figure; `limit` is a (name, bytes) to draw when it is near."""
     made = figure(HEIGHT)
@@ -42,7 +46,7 @@ def memory(
             annotation={"text": plain(limit[0]), "font": {"size": 11}},
         )
         top = max(top, limit[1])
-    made.update_xaxes(title="seconds since the start", gridcolor=grid_colour(dark=dark))
+    made.update_xaxes(title=title, gridcolor=grid_colour(dark=dark))
     made.update_yaxes(
         range=[0, top * 1.08],
         tickformat="~s",

@@ -66,7 +66,8 @@ def step_map(grid: StepGrid, *, dark: bool) -> go.Figure:
         hoverongaps=False,
         hovertemplate="rank %{y}, step %{x}: %{z:.4~g} ms<extra></extra>",
     )
-    made.update_xaxes(title="step")
+    few = len(grid.first_step) <= TEXT_UP_TO
+    made.update_xaxes(title="step", tickformat="d", **({"dtick": 1} if few else {}))
     made.update_yaxes(autorange="reversed", title="rank", type="category", nticks=20)
     return made
 

@@ -1,4 +1,4 @@
-"""One bar of slots, or one a rank."""
+"""A bar of slots for each rank."""
 
 from __future__ import annotations
 
@@ -7,38 +7,11 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from ...profiler.diagnosis import SLOTS
-from ...profiler.report.colours import slot_colours, text_on
-from ...profiler.text import percent
+from ...profiler.report.colours import slot_colours
 from .base import figure, plain
 
-BAR_HEIGHT = 58
 ROW_HEIGHT = 30
 MIN_SHARE = 0.001
-
-
-def slot_bar(shares: Mapping[str, float], *, dark: bool) -> go.Figure:
-    """Return one stacked bar over the whole width, largest slot first."""
-    made = figure(BAR_HEIGHT, barmode="stack", uniformtext={"minsize": 11, "mode": "hide"})
-    made.update_layout(margin={"l": 0, "r": 0, "t": 2, "b": 2}, bargap=0)
-    colours = slot_colours(dark=dark)
-    for slot, share in sorted(shares.items(), key=lambda item: -item[1]):
-        if share >= MIN_SHARE:
-            made.add_bar(
-                x=[share],
-                y=[""],
-                orientation="h",
-                name=slot,
-                text=f"{slot} {percent(share)}",
-                textposition="inside",
-                insidetextanchor="middle",
-                textangle=0,
-                marker={"color": colours[slot], "line": {"width": 0}},
-                textfont={"color": text_on(colours[slot]), "size": 13},
-                hovertemplate=f"{slot}: {percent(share)} of step time<extra></extra>",
-            )
-    made.update_xaxes(visible=False, range=[0, 1], fixedrange=True)
-    made.update_yaxes(visible=False, fixedrange=True)
-    return made
 
 
 def rank_bars(ranks: Sequence[tuple[str, Mapping[str, float]]], *, dark: bool) -> go.Figure:
@@ -57,6 +30,7 @@ def rank_bars(ranks: Sequence[tuple[str, Mapping[str, float]]], *, dark: bool) -
                 marker={"color": colours[slot], "line": {"width": 0}},
                 hovertemplate="%{y}: " + slot + " %{x:.1%}<extra></extra>",
             )
-    made.update_xaxes(range=[0, 1], tickformat=".0%", fixedrange=True)
+    made.update_layout(margin={"l": 8, "r": 26, "t": 8, "b": 8})
+    made.update_xaxes(range=[0, 1], tickformat=".0%", fixedrange=True, automargin=False)
     made.update_yaxes(autorange="reversed", type="category", fixedrange=True)
     return made

@@ -12,7 +12,7 @@ from ...profiler.report.colours import slot_colours
 from ...profiler.tables.metrics import Panel
 from ...profiler.tables.steps import StepSeries
 from ...profiler.text import milliseconds
-from .base import grid_colour, ink, short, thin
+from .base import grid_colour, ink, short, thin, thinned
 
 STEPS_HEIGHT = 300
 PANEL_HEIGHT = 118
@@ -29,6 +29,12 @@ BAND_OPACITY = 0.28
 PLAIN_BANDS = {"start-up": 0.14, "profiler": 0.07}
 MIN_BAND_SHARE = 0.0015
 """A band is drawn at least so wide, share of the run: a checkpoint must be seen."""
+
+MAX_MARKS = 300
+"""Marks of outliers: more of them touch each other, and each is an element of the page."""
+
+MAX_STEPS = 1_000
+"""Points of the line of steps: each can be clicked, so it is an element of the page too."""
 
 OUTLIER_COLOUR = "#d1495b"
 UNITS = {
@@ -89,23 +95,29 @@ def _panel_end(panel: Panel) -> float:
 
 
 def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
-    x, y = thin(series.start_s, series.duration_ms)
+    shown = thinned(series.duration_ms, MAX_STEPS)
     made.add_scatter(
-        x=x,
-        y=y,
-        mode="lines",
+        x=series.start_s[shown],
+        y=series.duration_ms[shown],
+        mode="lines+markers",  # only markers can be clicked
         line={"color": ink(dark=dark), "width": 1.2},
-        hovertemplate="%{x:.2f} s: step of %{y:.4~g} ms<extra></extra>",
+        marker={"size": 9, "opacity": 0},
+        customdata=(shown + 1)[:, None],
+        hovertemplate="%{x:.2f} s: step %{customdata[0]:,} of %{y:.4~g} ms<extra></extra>",
         row=1,
         col=1,
     )
-    if series.outlier.any():
+    marked = np.flatnonzero(series.outlier)
+    if len(marked):
+        marked = marked[thinned(series.duration_ms[marked], MAX_MARKS)]
         made.add_scatter(
-            x=series.start_s[series.outlier],
-            y=series.duration_ms[series.outlier],
+            x=series.start_s[marked],
+            y=series.duration_ms[marked],
             mode="markers",
             marker={"color": OUTLIER_COLOUR, "size": 9, "symbol": "triangle-up"},
-            hovertemplate="%{x:.2f} s: outlier of %{y:.4~g} ms<extra></extra>",
+            customdata=(marked + 1)[:, None],
+            hovertemplate="%{x:.2f} s: step %{customdata[0]:,}, an outlier of %{y:.4~g} ms"
+            "<extra></extra>",
             row=1,
             col=1,
         )

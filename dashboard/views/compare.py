@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from ...profiler.compare import Comparison, compare, signed
+from ...profiler.compare import Comparison, signed
+from ...profiler.digest.make import comparison
 from ...profiler.errors import UnusableData
 from ...profiler.library import Entry, Source
 from ...profiler.text import milliseconds
@@ -12,11 +13,6 @@ from .. import markup, state
 from ..charts.compare import moved_ops, signed_ms, waterfall
 
 MAX_OPS = 10
-
-
-@st.cache_data(show_spinner="Comparing the runs …", max_entries=16)
-def _compared(_base: Source, _new: Source, key: tuple[str, int, str, int]) -> Comparison:  # noqa: ARG001
-    return compare(state.features(_base), state.features(_new))
 
 
 def _view(source: Source) -> None:
@@ -30,7 +26,8 @@ def _view(source: Source) -> None:
         state.html(markup.empty("These are the same run.", "Choose another base above."))
         return
     try:
-        found = _compared(base, new, (base.key, base.stamp, new.key, new.stamp))
+        with st.spinner("Comparing the runs …"):
+            found = comparison(base, new, (base.stamp, new.stamp))
     except UnusableData as error:
         state.html(markup.note(error.message, error.hint, error.slug, markup.ERROR))
         return
@@ -127,8 +124,5 @@ def _tables(found: Comparison) -> None:
     if not found.environment:
         state.html(markup.paragraph("None were recorded."))
         return
-    rows = [
-        {"what": f"{d.group} {d.name}", "base": d.base or "–", "new": d.new or "–"}  # noqa: RUF001
-        for d in found.environment
-    ]
-    st.dataframe(rows, hide_index=True)
+    rows = [(f"{d.group} {d.name}", d.base or "–", d.new or "–") for d in found.environment]  # noqa: RUF001
+    state.html(markup.table(("what", "base", "new"), rows))

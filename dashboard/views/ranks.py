@@ -5,11 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from ...profiler.diagnosis import Diagnosis
-from ...profiler.features import Features
+from ...profiler.digest.job import Job
 from ...profiler.library import Source
 from ...profiler.links import busiest_link
-from ...profiler.tables.job import collective_rows, step_grid, wait_grid
-from ...profiler.text import percent, scaled
+from ...profiler.text import percent, plural, scaled
 from .. import markup, state
 from ..charts.ranks import slot_map, step_map, wait_map
 from ..charts.slots import rank_bars
@@ -25,13 +24,12 @@ def _view(source: Source) -> None:
         state.html(markup.empty("No rank took two steps."))
         return
     _slots(diagnosis)
-    features = state.features(source)
-    if len(features.ranks) > 1:
+    job = state.job(source)
+    if len(job.grid.ranks) > 1:
         state.html(markup.heading("Step time by rank"))
-        lines = {rank.rank: rank.timeline for rank in features.ranks}
-        state.charts(step_map(step_grid(lines), dark=state.is_dark()), "step-map")
-        _waits(features)
-    _collectives(features, source)
+        state.charts(step_map(job.step_grid, dark=state.is_dark()), "step-map")
+        _waits(job)
+    _collectives(job, source)
 
 
 page = state.page_of_run(_view)
@@ -50,29 +48,31 @@ def _slots(diagnosis: Diagnosis) -> None:
         state.charts(slot_map(rows, dark=dark), "rank-map")
 
 
-def _waits(features: Features) -> None:
+def _waits(job: Job) -> None:
     state.html(markup.heading("Who waits for whom"))
-    grid = wait_grid(features)
+    grid = job.wait_grid
     if grid is None:
         hint = "They come from trace windows of the same steps."
         state.html(markup.empty("The ranks recorded no common collectives.", hint))
         return
     state.charts(wait_map(grid, dark=state.is_dark()), "wait-map")
-    late = {rank: count for rank, count in features.late.items() if count}
+    late = {rank: count for rank, count in job.late.items() if count}
     whole = sum(late.values())
     if whole:
         worst = max(late, key=lambda rank: late[rank])
         words = f"Rank {worst} arrived last at {percent(late[worst] / whole)} of them."
         state.html(
-            markup.paragraph(f"{grid.collectives:,} collectives of {grid.steps} steps. {words}")
+            markup.paragraph(
+                f"{plural(grid.collectives, 'collective')} of {plural(grid.steps, 'step')}. {words}"
+            )
         )
 
 
-def _collectives(features: Features, source: Source) -> None:
-    rows = collective_rows(features)
+def _collectives(job: Job, source: Source) -> None:
+    rows = job.collectives
     state.html(markup.heading("Collectives"))
     if not rows:
-        what = "One rank: there are none." if len(features.ranks) == 1 else "None were recorded."
+        what = "One rank: there are none." if len(job.grid.ranks) == 1 else "None were recorded."
         state.html(markup.empty(what))
         return
     link = busiest_link(state.run(source))

@@ -9,7 +9,7 @@ import streamlit as st
 from ...profiler.compare import MIN_NOISE
 from ...profiler.library import Entry
 from ...profiler.text import duration, milliseconds, percent
-from .. import markup, state
+from .. import markup, state, upload
 
 PAGE_SIZE = 20
 NOTEWORTHY_CHANGE = MIN_NOISE
@@ -23,6 +23,7 @@ def page() -> None:
     rows = state.entries()
     where = ", ".join(str(root) for root in state.roots())
     state.html(markup.title("Runs", f"{len(rows)} in {where}" if rows else where))
+    upload.offer()
     if not rows:
         hint = "Record one with: boundscope run train.py"
         state.html(markup.empty("There are no runs here yet.", hint))

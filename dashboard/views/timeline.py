@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
 
 from ...profiler.library import Source
 from ...profiler.tables.longest import longest_steps
 from ...profiler.tables.metrics import panels
-from ...profiler.tables.steps import StepSeries, step_series
+from ...profiler.tables.steps import StepSeries
 from ...profiler.text import duration, milliseconds, percent, plural
-from ...profiler.timeline import Timeline, build_timeline
-from .. import live, markup, state
+from ...profiler.timeline import Timeline
+from .. import detail, live, markup, state
 from ..charts.timeline import timeline
 
 NOTEWORTHY_DRIFT = 0.05
@@ -25,32 +26,46 @@ page = state.page_of_run(_view)
 
 def _body(source: Source) -> None:
     state.html(markup.title("Timeline", state.name_of(source)))
-    lines = _timelines(source)
-    if not lines:
+    ranks = state.ranks_of(source)
+    rank = state.choose_rank(ranks) if ranks else 0
+    line, series = state.timeline(source, rank), state.series(source, rank)
+    if line is None or series is None:
         hint = "A timeline needs at least two optimizer steps."
         state.html(markup.empty("No steps were recorded.", hint))
         return
-    rank = state.choose_rank(sorted(lines))
     run = state.run(source)
-    started = run.manifest.started_ns if source.kind == "run" else 0
-    series = step_series(lines[rank], started)
     state.html(markup.facts(_facts(series)))
     state.html(
         markup.band_legend(sorted({band.what for band in series.bands}), dark=state.is_dark())
     )
     figure = timeline(series, panels(run), dark=state.is_dark())
-    state.charts(figure, "timeline", bar=True)
+    _take_click(figure_key := f"timeline-{rank}", len(series))
+    state.charts(figure, figure_key, bar=True, click=True)
     if not run.metrics:
         state.html(markup.paragraph("No collector beside the training left samples."))
     _longest(series)
+    detail.inside_a_step(source, line, _typical(line))
 
 
-def _timelines(source: Source) -> dict[int, Timeline]:
-    """Steps by rank; of a foreign trace, those that its marks tell."""
-    if source.kind != "run":
-        return {rank.rank: rank.timeline for rank in state.features(source).ranks}
-    found = {rank.rank: build_timeline(rank) for rank in state.run(source).ranks}
-    return {rank: line for rank, line in found.items() if line is not None}
+def _typical(line: Timeline) -> int:
+    """Return a traced step of middling length, counted from 1; any steady one without a trace."""
+    undisturbed = line.profiled & (line.phase_ns["profiler"] == 0)
+    for mask in (line.steady & undisturbed, undisturbed, line.steady, np.ones(len(line), np.bool_)):
+        found = np.flatnonzero(mask)
+        if len(found):
+            order = found[np.argsort(line.duration_ns[found])]
+            return int(order[len(order) // 2]) + 1
+    return 1
+
+
+def _take_click(key: str, steps: int) -> None:
+    """A click on a step shows it below."""
+    chosen = st.session_state.get(key)
+    points = chosen["selection"]["points"] if chosen else []
+    step = next((int(p["customdata"][0]) for p in points if p.get("customdata")), None)
+    if step is not None and step != st.session_state.get("clicked") and 1 <= step <= steps:
+        st.session_state["clicked"] = step
+        detail.choose(step)
 
 
 def _facts(series: StepSeries) -> list[tuple[str, str]]:
@@ -76,11 +91,17 @@ def _longest(series: StepSeries) -> None:
             "at, s": round(step.start_s, 2),
             "took, ms": round(step.duration_ms, 2),
             "× median": round(step.factor, 2),  # noqa: RUF001
-            "what grew": step.cause,
-            "by, ms": round(step.grown_ms, 2),
+            "what grew": step.cause if step.grown_ms > 0 else "nothing",
+            "by, ms": round(max(0.0, step.grown_ms), 2),
         }
         for step in longest_steps(series)
     ]
     if rows:
         state.html(markup.heading("The longest steps"))
-        st.dataframe(rows, hide_index=True)
+        picked = st.dataframe(
+            rows, hide_index=True, on_select="rerun", selection_mode="single-row", key="longest"
+        )
+        chosen = picked["selection"]["rows"]
+        if chosen and rows[chosen[0]]["step"] != st.session_state.get("picked-row"):
+            st.session_state["picked-row"] = rows[chosen[0]]["step"]
+            detail.choose(int(str(rows[chosen[0]]["step"])))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import streamlit as st
 
-from ...profiler.diagnosis import Diagnosis, Finding
+from ...profiler.diagnosis import Diagnosis, Finding, Place
 from ...profiler.library import Source
 from ...profiler.report.colours import bound_colour
 from ...profiler.report.markdown import to_markdown
 from ...profiler.report.places import describe_place
+from ...profiler.tables.evidence import PHASES, rank_of, rank_shares, share_of
+from ...profiler.tables.longest import PHASE_WORDS
 from ...profiler.tables.ruled_out import ruled_out
 from ...profiler.tables.source_lines import source_lines
 from ...profiler.text import digits, duration, milliseconds, scaled
 from .. import live, markup, state
-from ..charts.slots import slot_bar
+from ..charts.small import part_of_steps, share_by_rank, slot_bar
 
 OPEN_FINDINGS = 3
 MAX_PLACES = 5
@@ -29,14 +32,14 @@ page = state.page_of_run(_view)
 def _body(source: Source) -> None:
     diagnosis = state.diagnosis(source)
     dark = state.is_dark()
-    state.html(markup.title(diagnosis.run.name or source.path.name, _command(source)))
+    state.html(markup.title(state.short_name(source, diagnosis.run.name), _command(source)))
     state.html(_card(diagnosis, dark=dark))
     if diagnosis.run.steps:
         state.html(markup.heading("Where the step time goes"))
-        state.charts(slot_bar(diagnosis.breakdown, dark=dark), "slots")
-        state.html(markup.legend(diagnosis.breakdown, dark=dark))
+        legend = markup.legend(diagnosis.breakdown, dark=dark)
+        state.html(slot_bar(diagnosis.breakdown, dark=dark) + legend)
     for number, finding in enumerate(diagnosis.findings):
-        _finding(number, finding, source, dark=dark)
+        _finding(number, finding, diagnosis, source)
     _doubts(diagnosis)
     _ruled_out(diagnosis)
     _more(source, diagnosis)
@@ -71,8 +74,8 @@ def _status(diagnosis: Diagnosis) -> str:
     return f"{run.status} (exit code {run.exit_code})"
 
 
-def _finding(number: int, finding: Finding, source: Source, *, dark: bool) -> None:
-    colour = bound_colour(finding.bound, dark=dark)
+def _finding(number: int, finding: Finding, diagnosis: Diagnosis, source: Source) -> None:
+    colour = bound_colour(finding.bound, dark=state.is_dark())
     with st.container(border=True):
         state.html(
             markup.finding_title(number + 1, finding.title or finding.id, finding.bound, colour)
@@ -83,25 +86,55 @@ def _finding(number: int, finding: Finding, source: Source, *, dark: bool) -> No
         )
         left, right = st.columns(2, gap="large")
         with left:
-            _evidence(finding, source, colour)
+            _evidence(finding, diagnosis, source)
         with right:
             _fixes(finding)
 
 
-def _evidence(finding: Finding, source: Source, colour: str) -> None:
-    seen = markup.bullets((item.text, item.source) for item in finding.evidence)
+def _evidence(finding: Finding, diagnosis: Diagnosis, source: Source) -> None:
+    colour = bound_colour(finding.bound, dark=state.is_dark())
+    seen = markup.evidence(
+        ((item.text, item.source, share_of(item, diagnosis)) for item in finding.evidence), colour
+    )
     state.html(markup.heading("Evidence") + seen)
+    _chart(finding, diagnosis, source)
     if not finding.where:
         return
-    found = markup.places(describe_place(place) for place in finding.where[:MAX_PLACES])
+    manifest = state.run(source).manifest
+    found = markup.places(_place(place, manifest.cwd) for place in finding.where[:MAX_PLACES])
     state.html(markup.heading("Where") + found)
-    started = state.run(source).manifest.started_ns
     for place in finding.where:
         if place.file and place.line:
-            lines = source_lines(place.file, place.line, state.roots(), started)
+            lines = source_lines(place.file, place.line, state.roots(), manifest.started_ns)
             if lines:
                 state.html(markup.source(lines, place.line, colour))
                 return
+
+
+def _place(place: Place, cwd: str) -> str:
+    """Return a place in words, files below the folder that the run was started in from there."""
+    file = place.file or ""
+    if cwd and file.startswith(cwd.rstrip("/") + "/"):
+        place = msgspec.structs.replace(place, file=file[len(cwd.rstrip("/")) + 1 :])
+    return describe_place(place)
+
+
+def _chart(finding: Finding, diagnosis: Diagnosis, source: Source) -> None:
+    """Draw the finding's part of every step, else its share of each rank's time."""
+    dark = state.is_dark()
+    colour = bound_colour(finding.bound, dark=dark)
+    phase, rank = PHASES.get(finding.bound), rank_of(finding)
+    series = state.series(source, rank) if phase and rank is not None else None
+    if phase and rank is not None and series is not None and series.phase_ms[phase].any():
+        words = PHASE_WORDS[phase]
+        text = f"Time of every step of rank {rank} over the run; in colour: {words}."
+        drawn = part_of_steps(series, phase, words, colour, dark=dark)
+        state.html(markup.paragraph(text) + drawn)
+        return
+    shares = rank_shares(diagnosis, finding.bound)
+    if shares:
+        text = f"Share of {finding.bound} in the step time of each rank."
+        state.html(markup.paragraph(text) + share_by_rank(shares, colour, dark=dark))
 
 
 def _fixes(finding: Finding) -> None:
@@ -109,7 +142,7 @@ def _fixes(finding: Finding) -> None:
     for fix in finding.fixes:
         state.html(markup.fix(fix.title, fix.detail))
         if fix.snippet:
-            st.code(fix.snippet, language="python", wrap_lines=True)
+            st.code(fix.snippet, language=None, wrap_lines=True)
 
 
 def _doubts(diagnosis: Diagnosis) -> None:
@@ -141,27 +174,23 @@ def _effect(collector: str, effect: str, detail: str) -> str:
 def _more(source: Source, diagnosis: Diagnosis) -> None:
     with st.expander("Measured quantities"):
         rows = [
-            {
-                "finding": finding.id,
-                "quantity": item.quantity,
-                "value": _quantity(item.value, item.unit),
-                "source": item.source,
-            }
+            (finding.id, item.quantity, _quantity(item.value, item.unit), item.source)
             for finding in diagnosis.findings
             for item in finding.evidence
         ]
-        st.dataframe(rows, hide_index=True) if rows else state.html(markup.paragraph("None."))
+        head = ("finding", "quantity", "value", "source")
+        state.html(markup.table(head, rows) if rows else markup.paragraph("None."))
     with st.expander("As text, to paste into an issue"):
-        st.code(to_markdown(diagnosis), language="markdown", wrap_lines=True)
+        st.code(to_markdown(diagnosis), language=None, wrap_lines=True)
     environment = state.run(source).manifest.environment
     if environment:
         with st.expander("Environment of the run"):
             facts = [
-                {"group": group, "name": name, "value": value}
+                (group, name, value)
                 for group, values in environment.items()
                 for name, value in values.items()
             ]
-            st.dataframe(facts, hide_index=True)
+            state.html(markup.table(("group", "name", "value"), facts))
 
 
 def _quantity(value: float, unit: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 if _TYPE_CHECKING:
     import os as _os
 
-    from .profiler.diagnosis import Diagnosis as _Diagnosis
+    from boundscope.profiler.diagnosis import Diagnosis as _Diagnosis
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,7 @@ def diagnose(path: "str | _os.PathLike[str]") -> "_Diagnosis":
     """
     from pathlib import Path
 
-    from .profiler.diagnose import diagnose_path
+    from boundscope.profiler.diagnose import diagnose_path
 
     return diagnose_path(Path(path))
 

@@ -16,7 +16,9 @@ MAX_OPS = 5
 
 
 def compare(
-    base: Annotated[Path, typer.Argument(help="The run, trace or folder of traces before.")],
+    base: Annotated[
+        Path, typer.Argument(help="The run, bundle, trace or folder of traces before.")
+    ],
     new: Annotated[Path, typer.Argument(help="The one after.")],
     fail_over: Annotated[
         str, typer.Option(help="Exit with 1 if the new run is slower by more, e.g. 5%.")
@@ -62,13 +64,14 @@ def _print(found: Comparison) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from ..printable import printable
     from ..report.colours import SLOT_COLOURS
     from ..text import milliseconds
 
     console = Console()
 
     def line(text: str, style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
+        console.print(Text(printable(text), style=style), soft_wrap=True)
 
     line(found.headline, "bold")
     line(

@@ -12,7 +12,10 @@ from ..errors import UsageError
 
 def diagnose(
     path: Annotated[
-        Path, typer.Argument(help="A run folder, a torch-profiler trace, or a folder of traces.")
+        Path,
+        typer.Argument(
+            help="A run folder, a bundle, a torch-profiler trace, or a folder of traces."
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")] = False,
     markdown: Annotated[
@@ -25,6 +28,7 @@ def diagnose(
     from ..diagnose import diagnose_path
 
     diagnosis = diagnose_path(path)
+    _tell_of_bundle(path)
     if json:
         import msgspec
 
@@ -39,3 +43,12 @@ def diagnose(
         from ..report.terminal import render
 
         render(diagnosis, Console())
+
+
+def _tell_of_bundle(path: Path) -> None:
+    """Say what the diagnosis of a bundle stands on, where that is not what is in the bundle."""
+    from ..bundle.reading import is_bundle, open_bundle, sentence_of
+
+    told = sentence_of(open_bundle(path)) if is_bundle(path) else ""
+    if told:
+        typer.echo(f"note: {told}", err=True)

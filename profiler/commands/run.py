@@ -112,7 +112,7 @@ def run(request: RunRequest) -> int:
         version=__version__,
     )
     outcome = launch(resolve(request.command), options, say)
-    if outcome.folder is not None and not request.no_report:
+    if outcome.folder is not None and not outcome.joined and not request.no_report:
         with contextlib.suppress(Interrupted), interruptible():
             report(outcome.folder, debug=request.debug)
     return end_like(outcome)

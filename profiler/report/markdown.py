@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..diagnosis import Diagnosis, Finding
+from ..printable import printable_struct
 from ..text import duration, milliseconds, percent
 from .places import describe_place
 
@@ -14,6 +15,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 def to_markdown(diagnosis: Diagnosis) -> str:
     """Verdict, slots, findings and gaps; names from the run are escaped."""
+    diagnosis = printable_struct(diagnosis)
     run = diagnosis.run
     lines = [f"**{_text(diagnosis.verdict.headline)}**", ""]
     facts = [f"status {run.status}", f"{run.steps:,} steps", f"world size {run.world_size}"]
@@ -40,10 +42,12 @@ def to_markdown(diagnosis: Diagnosis) -> str:
 
 def _finding(number: int, finding: Finding) -> list[str]:
     saving = finding.saving
-    lines = [
-        f"{number}. **{_text(finding.title)}** (`{finding.id}`): saves up to "
-        f"{percent(saving.mid)} of step time ({percent(saving.low)} to {percent(saving.high)})"
-    ]
+    lines = [f"{number}. **{_text(finding.title)}** (`{finding.id}`)"]
+    if saving.high > 0:
+        lines[0] += (
+            f": saves up to {percent(saving.mid)} of step time "
+            f"({percent(saving.low)} to {percent(saving.high)})"
+        )
     lines += [f"   - at {_text(describe_place(where))}" for where in finding.where]
     lines += [f"   - {_text(evidence.text)}" for evidence in finding.evidence]
     lines += [f"   - fix: {_text(fix.title)}" for fix in finding.fixes]

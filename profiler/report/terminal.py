@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..diagnosis import Diagnosis, Finding
+from ..printable import printable_struct
 from ..text import duration, milliseconds, percent, plural
 from .colours import SLOT_COLOURS
 from .places import describe_place
@@ -21,6 +22,7 @@ MAX_FIXES = 2
 
 def render(diagnosis: Diagnosis, console: Console) -> None:
     """Print the diagnosis. Names from the run are text: they are never read as markup."""
+    diagnosis = printable_struct(diagnosis)
     _verdict(diagnosis, console)
     if diagnosis.run.steps:
         _bar(diagnosis, console)
@@ -90,11 +92,12 @@ def _finding(number: int, finding: Finding, console: Console) -> None:
     console.print()
     saving = finding.saving
     title = Text(f"{number}. {finding.title}", style="bold")
-    title.append(
-        f"  saves up to {percent(saving.mid)} of step time "
-        f"({percent(saving.low)} to {percent(saving.high)}), {finding.speedup:g} times as fast",
-        style="not bold",
-    )
+    if saving.high > 0:
+        title.append(
+            f"  saves up to {percent(saving.mid)} of step time "
+            f"({percent(saving.low)} to {percent(saving.high)}), {finding.speedup:g} times as fast",
+            style="not bold",
+        )
     console.print(title, soft_wrap=True)
     for where in finding.where[:MAX_PLACES]:
         _line(console, f"   at {describe_place(where)}", SLOT_COLOURS[finding.bound])

@@ -8,10 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..diagnosis import SLOTS, Evidence, Finding, Fix, Place, Saving, Slot
+from ..diagnosis import Evidence, Finding, Fix, Place, Saving, Slot
 from ..features import Features, RankFeatures
 from ..hot_lines import HotLine
+from ..lanes import replay_of
 from ..trace.host import OpTime
+from ..whatif import Removal, Replay
 
 MIN_SHARE = 0.05
 """Nothing below 5 % is claimed: one GEMM varies by up to 14 % between devices of a fleet (PRISM,
@@ -23,7 +25,15 @@ MODELLED_UNCERTAINTY = 0.15
 MEASURED_UNCERTAINTY = 0.02
 """Absolute width of the interval of shares that every step measures (loader, checkpoint)."""
 
+RISKS = frozenset(
+    {"memory-growth", "device-memory-growth", "fragmentation", "allocator-retries", "swapping"}
+)
+"""Findings that stand whatever they save today: the run ends badly."""
+
 MEASURED_SLOTS = frozenset({"input", "storage", "evaluation"})
+
+WARM_ROOF = 0.6
+"""Undisturbed ops reach 60 to 90 % of their roof (see compute.NEAR_ROOF)."""
 
 FOLLOWED_SLOTS = ("input", "host", "compute", "memory", "storage", "evaluation")
 """What can make a rank late."""
@@ -52,8 +62,21 @@ class Evidenced:
         return follow(self.features)
 
     @cached_property
+    def replay(self) -> Replay:
+        """The job as lanes that meet at collectives, for savings."""
+        return replay_of(self.features)
+
+    @cached_property
+    def profiled(self) -> Replay:
+        """The same with the profiler's cost in the host's own path: the most that it may hide."""
+        return replay_of(self.features, with_profiler=True)
+
+    @cached_property
     def scores(self) -> dict[str, float]:
-        """Slot to the share of step time that would go with it, causes followed."""
+        """Slot to the share of step time that it holds, causes followed: the verdict's ground.
+
+        A wait for a late rank is charged to what made that rank late, or stays `imbalance`.
+        """
         scores = dict(self.features.shares)
         for slot, extra in self.blame.charged.items():
             scores[slot] += extra
@@ -63,24 +86,38 @@ class Evidenced:
 
     @property
     def cores(self) -> int:
-        """Cores that the job may use; 1 where nothing is recorded."""
+        """Cores that the job may use on a host; 1 where nothing is recorded."""
         limits = self.features.run.manifest.environment.get("limits", {})
         return max(1, math.floor(_number(limits.get("cores", "")) or 1))
+
+    @property
+    def ranks_a_host(self) -> int:
+        """The most ranks on one host."""
+        hosts = [rank.data.host for rank in self.features.ranks]
+        return max((hosts.count(host) for host in hosts), default=1)
+
+    @property
+    def cores_a_rank(self) -> int:
+        """Cores for each rank of a host; at least one."""
+        return max(1, self.cores // self.ranks_a_host)
 
     def worst_rank(self, slot: str) -> RankFeatures:
         """The rank with the largest share of `slot`."""
         return max(self.features.ranks, key=lambda rank: rank.shares[slot])
 
     def saving(self, slot: str, share: float | None = None) -> Saving:
-        """Share of the step that would go with `slot`, with the spread over blocks of steps."""
-        mid = self.scores[slot] if share is None else share
-        column = SLOTS.index(slot)
-        blocks = np.mean(
-            [np.quantile(rank.block_shares[:, column], [0.1, 0.9]) for rank in self.features.ranks],
-            axis=0,
-        )
-        own = self.features.shares[slot] or 1.0
-        low, high = mid * blocks[0] / own, mid * blocks[1] / own
+        """Share of the step that would go with `share` of it in `slot`, by replay.
+
+        The interval: the inner 80 % of the blocks of steps, and what the way of measuring leaves
+        open. The whole slot goes where `share` is left out.
+        """
+        held = self.scores[slot]
+        part = 1.0 if share is None or held <= 0 else min(1.0, share / held)
+        removal = Removal({slot: part})
+        saved = self.replay.saved(removal)
+        # How much of what was hidden comes to light is modelled: at worst all, at best nothing.
+        high = self.replay.saved(removal, floors=False).high
+        mid, low = saved.mid, min(saved.low, self.profiled.saved(removal).low)
         if slot in MEASURED_SLOTS:
             low, high = low - MEASURED_UNCERTAINTY, high + MEASURED_UNCERTAINTY
         else:
@@ -99,9 +136,15 @@ class Evidenced:
         where: list[Place],
         fixes: list[Fix],
         share: float | None = None,
+        cold: RankFeatures | None = None,
     ) -> Finding:
-        """A finding whose saving is the slot's score, or `share` of the step."""
+        """A finding whose saving is the slot's score, or `share` of the step.
+
+        `cold`: the rank whose work gets faster, too, without the wait that the finding is about.
+        """
         saving = self.saving(bound, share)
+        if cold is not None:
+            saving = _warmed(saving, warm_gain(cold))
         return Finding(
             id=id,
             bound=bound,
@@ -112,6 +155,24 @@ class Evidenced:
             fixes=fixes,
             title=title,
         )
+
+    def held_back(  # noqa: PLR0913 - the parts of a finding, by keyword
+        self,
+        *,
+        id: str,
+        title: str,
+        saving: Saving,
+        evidence: list[Evidence],
+        where: list[Place],
+        fixes: list[Fix],
+        bound: Slot = "host",
+    ) -> Finding:
+        """A finding whose saving was measured otherwise than by its slot's share.
+
+        A saving of nothing stands for a risk: the run gets no faster, but it ends badly.
+        """
+        speedup = round(1 / (1 - min(0.99, saving.mid)), 2)
+        return Finding(id, bound, saving, speedup, evidence, where, fixes, title)
 
 
 def follow(features: Features) -> Blame:
@@ -137,6 +198,24 @@ def follow(features: Features) -> Blame:
         return Blame(late.rank, {})
     charged = {slot: wait * value / explained for slot, value in positive.items()}
     return Blame(late.rank, charged)
+
+
+def warm_gain(rank: RankFeatures) -> float:
+    """The share of the rank's work that would go at most if its ops ran as near to their roofs as
+    undisturbed ones do; 0 where costs or roofs are not known.
+
+    Work that follows a long wait finds its caches cold and its threads asleep: a small network
+    took 6 times as long after 70 ms of waiting as without (benchmarks/removal.py, slow_store).
+    """
+    known = [op for op in rank.ops if op.attainable_ns > 0]
+    above = sum(max(0.0, op.work_ns - op.attainable_ns / WARM_ROOF) for op in known)
+    return min(1.0, above / (rank.window_ms * 1e6)) if rank.window_ms and not rank.device else 0.0
+
+
+def _warmed(saving: Saving, gain: float) -> Saving:
+    """The saving with an upper end that lets the rest of the step get faster by `gain`."""
+    high = 1 - (1 - saving.mid) * (1 - gain)
+    return Saving(saving.low, saving.mid, round(min(0.99, max(saving.high, high)), 4))
 
 
 def removable(ops: list[OpTime], share: float) -> float:

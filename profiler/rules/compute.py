@@ -1,12 +1,28 @@
-"""Compute-bound: arithmetic limits the step."""
+"""Compute-bound: arithmetic limits the step, at the roof or below it and why."""
 
 from __future__ import annotations
 
-from ..diagnosis import Evidence, Finding, Fix, Place
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from ..diagnosis import Evidence, Finding, Fix, Place, Saving
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
 from ..text import percent, scaled
+from ..trace.host import OpTime
 from .base import MIN_SHARE, Evidenced, place, removable
+
+FINDINGS = (
+    "at-the-roof",
+    "arithmetic",
+    "tensor-cores-unused",
+    "odd-shapes",
+    "small-batch",
+    "low-occupancy",
+)
 
 NEAR_ROOF = 0.6
 """From here on an op counts as running at its roof: large GEMMs reach 60 to 90 % of a measured peak
@@ -15,75 +31,220 @@ in practice, depending on their shape."""
 KNOWN_SHARE = 0.5
 """The share of a roof is told where the cost of at least half of the arithmetic is known."""
 
+FAR_BELOW = 0.1
+"""Below a tenth of the roof the ops' number, not their arithmetic, takes the time: another type
+would change nothing."""
+
+MOST = 0.5
+"""A reason is named when it holds for at least half of the arithmetic's time."""
+
+MULTIPLE = 8
+"""Elements of 16 bits that a tensor-core tile row takes (NVIDIA, Matrix Multiplication Background
+User's Guide: dimensions that are multiples of 16 bytes)."""
+
+SMALL_SIDE = 64
+"""A matrix product whose shortest side is below one tile (64 to 256 on GPUs) leaves units idle."""
+
+LOW_OCCUPANCY = 0.25
+"""Achieved occupancy below which latency is no longer hidden (NVIDIA, Best Practices Guide)."""
+
+_PLAIN_UNITS = re.compile(r"sgemm|dgemm|simt|gemv|magma", re.IGNORECASE)
+_TENSOR_UNITS = re.compile(r"tensorop|hmma|imma|s16816|s1688|h16816|tf32|bf16|wgmma|mfma|nvjet")
+"""Kernel names of cuBLAS, CUTLASS and rocBLAS: SIMT units, and matrix units."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The arithmetic of a rank: its ops, longest first, and how near to the roofs they come."""
+
+    ops: list[OpTime]
+    work_ns: float
+    rate_flops: float
+    achieved: float
+
+    def share(self, ops: list[OpTime]) -> float:
+        """Share of the arithmetic's time in `ops`."""
+        return sum(op.work_ns for op in ops) / self.work_ns
+
 
 def find(case: Evidenced) -> list[Finding]:
-    """One finding for the op in which arithmetic takes longest."""
+    """One finding for the arithmetic, named by why it is below the roof, or at it."""
     share = case.scores["compute"]
     if share < MIN_SHARE:
         return []
     rank = case.worst_rank("compute")
-    ops = [op for op in rank.ops if op.slot == "compute" and op.work_ns > 0]
-    if not ops:
+    work = _work(rank)
+    if work is None:
         return []
-    work = sum(op.work_ns for op in ops)
-    top = ops[0]
-    flop = sum(op.flop for op in ops)
-    known_work = sum(op.work_ns for op in ops if op.flop > 0)
-    rate = flop / (known_work * 1e-9) if known_work else 0.0
-    known = sum(op.work_ns for op in ops if op.attainable_ns > 0)
-    achieved = sum(op.attainable_ns for op in ops) / known if known >= KNOWN_SHARE * work else 0.0
-    evidence = [
-        Evidence(
-            f"{top.label} takes {percent(top.work_ns / work)} of the arithmetic",
-            "compute.top_op_share",
-            round(top.work_ns / work, 4),
-            "share",
-            "trace",
-        ),
-    ]
-    if rate:
-        text = f"the arithmetic ops reach {scaled(rate, 'FLOP/s')}"
-        evidence.append(Evidence(text, "compute.flop_rate", round(rate, 1), "FLOP/s", "trace"))
-    if achieved > 0:
-        text = f"that is {percent(min(achieved, 1.0))} of what this machine's roofs allow"
-        evidence.append(Evidence(text, "compute.roof_share", round(achieved, 4), "share", "trace"))
-    where = [Place(rank=rank.rank, op=top.name, kernel=top.kernel or None)]
+    id_, title, evidence, fixes = _reason(rank, work)
+    where = [Place(rank=rank.rank, op=work.ops[0].name, kernel=work.ops[0].kernel or None)]
     where += [
         place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
     ]
-    return [
-        case.finding(
-            id="at-the-roof" if achieved >= NEAR_ROOF else "arithmetic",
-            bound="compute",
-            share=removable(ops, share),
-            title="The arithmetic itself takes the time"
-            + (", at the machine's roof" if achieved >= NEAR_ROOF else ""),
-            evidence=evidence,
-            where=where,
-            fixes=_fixes(rank, achieved),
-        )
-    ]
+    found = case.finding(
+        id=id_,
+        bound="compute",
+        share=removable(work.ops, share),
+        title=title,
+        evidence=[*_evidence(work), *evidence],
+        where=where,
+        fixes=[*fixes, *_general(rank, work)],
+    )
+    return [_doubted(found, work.achieved)]
 
 
-def _fixes(rank: RankFeatures, achieved: float) -> list[Fix]:
-    fixes = []
+def _doubted(found: Finding, achieved: float) -> Finding:
+    """Ops that are far below both roofs may wait for something that no roof knows: then removing
+    the arithmetic may save as little as the roofs ask for."""
+    if not 0 < achieved < FAR_BELOW:
+        return found
+    saving = found.saving
+    low = round(saving.low * achieved, 4)
+    return msgspec.structs.replace(found, saving=Saving(low, saving.mid, saving.high))
+
+
+def _work(rank: RankFeatures) -> Work | None:
+    ops = [op for op in rank.ops if op.slot == "compute" and op.work_ns > 0]
+    if not ops:
+        return None
+    work = sum(op.work_ns for op in ops)
+    known_flop = sum(op.work_ns for op in ops if op.flop > 0)
+    rate = sum(op.flop for op in ops) / (known_flop * 1e-9) if known_flop else 0.0
+    known = sum(op.work_ns for op in ops if op.attainable_ns > 0)
+    achieved = sum(op.attainable_ns for op in ops) / known if known >= KNOWN_SHARE * work else 0.0
+    return Work(ops, work, rate, achieved)
+
+
+def _evidence(work: Work) -> list[Evidence]:
+    top = work.ops[0]
+    share = top.work_ns / work.work_ns
+    text = f"{top.label} takes {percent(share)} of the arithmetic"
+    found = [Evidence(text, "compute.top_op_share", round(share, 4), "share", "trace")]
+    if work.rate_flops:
+        rate = work.rate_flops
+        text = f"the arithmetic ops reach {scaled(rate, 'FLOP/s')}"
+        found.append(Evidence(text, "compute.flop_rate", round(rate, 1), "FLOP/s", "trace"))
+    if work.achieved > 0:
+        text = f"that is {percent(min(work.achieved, 1.0))} of what this machine's roofs allow"
+        value = round(work.achieved, 4)
+        found.append(Evidence(text, "compute.roof_share", value, "share", "trace"))
+    return found
+
+
+Reason = tuple[str, str, list[Evidence], list[Fix]]
+
+
+def _reason(rank: RankFeatures, work: Work) -> Reason:
+    """Id, title, evidence and fixes by the first reason that holds for most of the time."""
+    if work.achieved >= NEAR_ROOF:
+        return "at-the-roof", "The arithmetic runs at the machine's roof", [], []
+    reasons: list[Callable[[RankFeatures, Work], Reason | None]] = [_small_batch]
+    if rank.device:
+        reasons = [_tensor_cores, _odd_shapes, _occupancy, *reasons]
+    for reason in reasons:
+        found = reason(rank, work)
+        if found is not None:
+            return found
+    return "arithmetic", "The arithmetic itself takes the time", [], []
+
+
+def _told(text: str, quantity: str, share: float) -> list[Evidence]:
+    return [Evidence(text, quantity, round(share, 4), "share", "trace")]
+
+
+def _tensor_cores(rank: RankFeatures, work: Work) -> Reason | None:
+    """Matrix products in kernels of the plain units, on a device that has others."""
     roofs = rank.roofs
-    source = "measured" if roofs and roofs.source == "measured" else "data sheet"
-    device = "cuda" if rank.device else "cpu"
-    bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
-    fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
-    in_fp32 = any(op.slot == "compute" and not op.kernel.count("bf16") for op in rank.ops[:3])
-    if fp32 and bf16 > 1.5 * fp32 and in_fp32:
+    faster = roofs is not None and any(
+        roofs.flops.get(dtype, 0.0) > 1.5 * roofs.flops.get("fp32", 0.0)
+        for dtype in ("tf32", "bf16", "fp16")
+    )
+    plain = [
+        op
+        for op in work.ops
+        if _PLAIN_UNITS.search(op.kernel) and not _TENSOR_UNITS.search(op.kernel)
+    ]
+    share = work.share(plain)
+    if not faster or share < MOST:
+        return None
+    text = f"{percent(share)} of the arithmetic runs in kernels that use no tensor cores"
+    fix = Fix(
+        "Let float32 products use TF32",
+        "Ten bits of mantissa; most trainings lose nothing. Check the loss once.",
+        'torch.set_float32_matmul_precision("high")',
+    )
+    title = "Matrix products run beside the tensor cores"
+    return "tensor-cores-unused", title, _told(text, "compute.plain_share", share), [fix]
+
+
+def _odd_shapes(_rank: RankFeatures, work: Work) -> Reason | None:
+    """Products with a side that is no multiple of a tile row."""
+    odd = [op for op in work.ops if op.family == "gemm" and _odd(op.dims)]
+    share = work.share(odd)
+    if share < MOST:
+        return None
+    text = f"{percent(share)} of the arithmetic has a side that is no multiple of {MULTIPLE}"
+    fix = Fix(
+        f"Pad sizes to a multiple of {MULTIPLE}, better 64",
+        f"{odd[0].label}: vocabulary, hidden size and batch are yours to choose.",
+    )
+    title = "Matrix sizes do not fit the device's tiles"
+    return "odd-shapes", title, _told(text, "compute.odd_share", share), [fix]
+
+
+def _occupancy(rank: RankFeatures, _work: Work) -> Reason | None:
+    occupancy = rank.facts.occupancy
+    if occupancy is None or occupancy >= LOW_OCCUPANCY:
+        return None
+    text = f"kernels keep {percent(occupancy)} of a multiprocessor's warps busy on average"
+    fix = Fix("Give each kernel more to do: a larger batch, or several small products as one bmm")
+    title = "Kernels are too small to fill the device"
+    return "low-occupancy", title, _told(text, "compute.occupancy", occupancy), [fix]
+
+
+def _small_batch(_rank: RankFeatures, work: Work) -> Reason | None:
+    """Products with a short side, below the roof."""
+    small = [op for op in work.ops if op.family == "gemm" and 0 < _shortest(op.dims) < SMALL_SIDE]
+    share = work.share(small)
+    if not 0 < work.achieved < NEAR_ROOF or share < MOST:
+        return None
+    side = _shortest(small[0].dims)
+    text = f"{percent(share)} of the arithmetic is products with a side of {side} or so"
+    fix = Fix(
+        "Use a larger batch",
+        "Each weight is read for more samples; the same step takes little longer.",
+    )
+    title = "Matrix products are too small to reach the roof"
+    return "small-batch", title, _told(text, "compute.small_share", share), [fix]
+
+
+def _sides(dims: str) -> list[int]:
+    """Sides of the matrices in an op's shapes; vectors (a bias) are none."""
+    matrices = [part for part in re.findall(r"\[[\d, ]+\]", dims) if "," in part]
+    return [int(number) for part in matrices for number in re.findall(r"\d+", part)]
+
+
+def _odd(dims: str) -> bool:
+    return any(side % MULTIPLE for side in _sides(dims))
+
+
+def _shortest(dims: str) -> int:
+    return min(_sides(dims), default=0)
+
+
+def _general(rank: RankFeatures, work: Work) -> list[Fix]:
+    fixes = []
+    narrow = _narrow(rank, work)
+    if narrow is not None:
+        fixes.append(narrow)
+    if 0 < work.achieved < FAR_BELOW:
         fixes.append(
             Fix(
-                "Compute in bfloat16",
-                f"Matrix products can run {bf16 / fp32:.1f} times as fast in bfloat16 as in "
-                f"float32 here ({source}).",
-                f'with torch.autocast("{device}", dtype=torch.bfloat16):\n'
-                "    loss = loss_of(model(x))",
+                "Give each op more to do: a larger batch",
+                "The ops are so small that starting them takes their time.",
             )
         )
-    if achieved and achieved < NEAR_ROOF:
+    elif work.achieved and work.achieved < NEAR_ROOF:
         fixes.append(
             Fix(
                 "Give each op more to do",
@@ -99,3 +260,21 @@ def _fixes(rank: RankFeatures, achieved: float) -> list[Fix]:
         )
     )
     return fixes
+
+
+def _narrow(rank: RankFeatures, work: Work) -> Fix | None:
+    """bfloat16, where this machine is faster in it and the products are not in it yet."""
+    roofs = rank.roofs
+    bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
+    fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
+    in_fp32 = any(not op.kernel.count("bf16") for op in work.ops[:3])
+    if not fp32 or bf16 <= 1.5 * fp32 or not in_fp32 or 0 < work.achieved < FAR_BELOW:
+        return None
+    source = "measured" if roofs and roofs.source == "measured" else "data sheet"
+    device = "cuda" if rank.device else "cpu"
+    return Fix(
+        "Compute in bfloat16",
+        f"Matrix products can run {bf16 / fp32:.1f} times as fast in bfloat16 as in float32 here "
+        f"({source}).",
+        f'with torch.autocast("{device}", dtype=torch.bfloat16):\n    loss = loss_of(model(x))',
+    )

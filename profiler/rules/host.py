@@ -7,8 +7,17 @@ import numpy as np
 from ..diagnosis import Evidence, Finding, Fix, Place
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
+from ..sampled import compiles, sampled_share, sure
 from ..text import duration, milliseconds, percent
 from .base import MIN_SHARE, Evidenced, place
+
+FINDINGS = (
+    "tiny-ops",
+    "python-in-loop",
+    "synchronising-calls",
+    "launch-bound",
+    "garbage-collection",
+)
 
 MANY_OPS = 200
 """Ops per step from which dispatch is worth naming: 200 of 1 to 5 us are a millisecond."""
@@ -19,7 +28,10 @@ SYNC_EVERY = 4
 
 
 def find(case: Evidenced) -> list[Finding]:
-    """Garbage collection where it is long, and dispatch or Python for the rest."""
+    """Garbage collection where it is long, and dispatch or Python for the rest.
+
+    The time without a core is told by `host_cores`, compiling by `host_stacks`.
+    """
     share = case.scores["host"]
     if share < MIN_SHARE:
         return []
@@ -31,7 +43,10 @@ def find(case: Evidenced) -> list[Finding]:
     findings = []
     if garbage >= MIN_SHARE:
         findings.append(_garbage(case, rank, garbage))
-    rest = share - (garbage if garbage >= MIN_SHARE else 0.0)
+    rest = share - rank.held - (garbage if garbage >= MIN_SHARE else 0.0)
+    compiling = sampled_share(case.features.run, rank, compiles)
+    if compiling is not None and sure(compiling):
+        rest -= compiling.share
     if rest >= MIN_SHARE:
         findings.append(_dispatch(case, rank, rest))
     return findings

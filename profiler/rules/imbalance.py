@@ -6,7 +6,9 @@ import numpy as np
 
 from ..diagnosis import Evidence, Finding, Fix, Place
 from ..text import milliseconds, percent
-from .base import MIN_SHARE, Evidenced
+from .base import FOLLOWED_SLOTS, MIN_SHARE, Evidenced
+
+FINDINGS = ("late-rank",)
 
 
 def find(case: Evidenced) -> list[Finding]:
@@ -42,6 +44,7 @@ def find(case: Evidenced) -> list[Finding]:
             )
         )
         where = [Place(rank=often)]
+        evidence += _what_it_does_more(case, often)
     fixes = [
         Fix(
             "Give every rank the same work",
@@ -63,3 +66,20 @@ def find(case: Evidenced) -> list[Finding]:
             fixes=fixes,
         )
     ]
+
+
+def _what_it_does_more(case: Evidenced, late: int) -> list[Evidence]:
+    """In which slot the rank that is last spends more than the others; it explains a part only."""
+    ranks = {rank.rank: rank for rank in case.features.ranks}
+    others = [rank for number, rank in ranks.items() if number != late]
+    if late not in ranks or not others:
+        return []
+    excess = {
+        slot: ranks[late].shares[slot] - float(np.mean([rank.shares[slot] for rank in others]))
+        for slot in FOLLOWED_SLOTS
+    }
+    slot = max(excess, key=lambda name: excess[name])
+    if excess[slot] < MIN_SHARE / 2:
+        return []
+    text = f"rank {late} spends {percent(excess[slot])} of a step more on {slot} than the others"
+    return [Evidence(text, f"imbalance.excess_{slot}", round(excess[slot], 4), "share", "steps")]

@@ -12,16 +12,19 @@ from ..run.load import Int64
 from ..text import duration, percent
 from .base import MIN_SHARE, Evidenced
 
+FINDINGS = ("checkpoint-in-loop",)
+
 TARGET_SHARE = 0.02
 """A checkpoint interval is advised that makes saving cost 2 % of the time."""
 
 
 def find(case: Evidenced) -> list[Finding]:
     """One finding for checkpoints written while the loop stands still."""
-    share = case.scores["storage"]
+    rank = case.worst_rank("storage")
+    # What logging libraries take is `host_stacks`' to tell.
+    share = case.scores["storage"] - rank.logged
     if share < MIN_SHARE:
         return []
-    rank = case.worst_rank("storage")
     saves = rank.data.spans.of(SpanKind.SAVE)
     line = rank.timeline
     steady = saves.start_ns >= line.start_ns[line.steady][0]
@@ -75,6 +78,8 @@ def find(case: Evidenced) -> list[Finding]:
         case.finding(
             id="checkpoint-in-loop",
             bound="storage",
+            share=share,
+            cold=rank,
             title="The loop stands still while checkpoints are written",
             evidence=evidence,
             where=where,

@@ -28,11 +28,7 @@ def make_run_folder(wanted: Path | None, name: str) -> Path:
     folder = wanted.absolute() if wanted is not None else None
     shown = folder or Path.cwd() / DEFAULT_PARENT
     if folder is not None and _holds_a_run(folder):
-        raise UsageError(
-            "run-exists",
-            f"{folder} already holds a run.",
-            "choose another folder with -o, or remove that one",
-        )
+        raise run_exists(folder)
     try:
         if folder is None:
             folder = _make_new(shown, name)
@@ -48,6 +44,15 @@ def make_run_folder(wanted: Path | None, name: str) -> Path:
             "choose a folder that you may write to with -o",
         ) from error
     return folder
+
+
+def run_exists(folder: Path) -> UsageError:
+    """The error for a folder that cannot take another run."""
+    return UsageError(
+        "run-exists",
+        f"{folder} already holds a run.",
+        "choose another folder with -o, or remove that one",
+    )
 
 
 def _holds_a_run(folder: Path) -> bool:

@@ -30,10 +30,17 @@ from ...collectors.records import (
     Window,
 )
 from .files import RecordFile, read_records
-from .manifest import read_manifest
-from .status import effective_status
+from .manifest import read_manifest, read_members
+from .status import Status, effective_status
 
-RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)")
+RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)(?:-\d+)?")
+"""Rank and pid; a third number where one process became another program, pid and all."""
+
+EARLY_S = 1.0
+"""Records come four times a second, and the end of the run takes up to half a second."""
+EARLY_EFFECT = (
+    "what the rank did after that is not known: a full disk, or an end without exit handlers"
+)
 
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -143,11 +150,15 @@ class Run:
         Where some processes took optimizer steps, those that only iterated a loader (a data
         server, a preprocessing child) are not ranks.
         """
-        folders = sorted(self.folder.glob("rank-*-*"))
-        found = [load_rank(path) for path in folders if RANK_FOLDER.fullmatch(path.name)]
-        trained = [rank for rank in found if rank.steps_seen]
-        usable = trained or [rank for rank in found if len(rank.spans)]
+        trained = [rank for rank in self._recorded if rank.steps_seen]
+        usable = trained or [rank for rank in self._recorded if len(rank.spans)]
         return sorted(_latest_by_rank(usable), key=lambda rank: rank.rank)
+
+    @cached_property
+    def _recorded(self) -> list[RankData]:
+        """Every process that recorded anything, a rank or not."""
+        folders = sorted(self.folder.glob("rank-*-*"))
+        return [load_rank(path) for path in folders if RANK_FOLDER.fullmatch(path.name)]
 
     @property
     def world_size(self) -> int:
@@ -185,12 +196,27 @@ class Run:
     def gaps(self) -> list[Gap]:
         """Everything that could not be collected, from the manifest and from every file."""
         gaps = list(self.manifest.gaps)
+        for part in read_members(self.folder):
+            gaps += part.gaps
         for file in self._node_files:
             gaps += [record for record in file.records if isinstance(record, Gap)]
-        for rank in self.ranks:
+        for rank in self._recorded:
             gaps += rank.gaps
         for path in self.folder.glob("rank-*-*/stacks*.jsonl"):
             gaps += [r for r in read_records(path).records if isinstance(r, Gap)]
+        return gaps + self._ended_early()
+
+    def _ended_early(self) -> list[Gap]:
+        """Ranks whose records stop before the run did, without the line that a good end leaves."""
+        if self.status not in ("finished", "failed"):
+            return []
+        gaps = []
+        for rank in self.ranks:
+            last_ns = int(rank.spans.end_ns.max(initial=0))
+            missing_s = (self.manifest.ended_ns - last_ns) * 1e-9
+            if not rank.closed and not rank.gaps and missing_s > EARLY_S:
+                detail = f"rank {rank.rank}'s records end {missing_s:.1f} s before the run does"
+                gaps.append(Gap(last_ns, "inside", "crashed", detail, EARLY_EFFECT))
         return gaps
 
     @cached_property
@@ -201,7 +227,18 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Open a run folder; raises UnusableData when it is none."""
     manifest = read_manifest(folder)
-    return Run(folder, manifest, effective_status(manifest, folder))
+    return Run(folder, manifest, _worst_status(folder, manifest))
+
+
+def _worst_status(folder: Path, manifest: Manifest) -> Status:
+    """The run's status; a job is as good as the worst of its launchers' commands."""
+    status = effective_status(manifest, folder)
+    if status != "finished":
+        return status
+    others = {part.status for part in read_members(folder)}
+    if "killed" in others:
+        return "killed"
+    return "failed" if "failed" in others else status
 
 
 def _latest_by_rank(ranks: list[RankData]) -> list[RankData]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..features import Features
 from ..timeline import Timeline
-from ..trace.collectives import Collective, clock_offsets, to_intervals
+from ..trace.collectives import Collective, clock_offsets, is_complete, paired, to_intervals
 from ..trace.intervals import total
 
 Float = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ def wait_grid(features: Features) -> WaitGrid | None:
     """Return who waited for whom; None unless several ranks recorded common collectives."""
     by_rank = _by_rank(features)
     ranks = sorted(by_rank)
-    groups = [group for group in _paired(by_rank) if len(group) == len(ranks)]
+    groups = [group for group in paired(by_rank) if is_complete(group, ranks)]
     if len(ranks) < 2 or not groups:
         return None
     ahead = _ahead(features, by_rank)
@@ -122,10 +122,10 @@ def collective_rows(features: Features) -> list[CollectiveRow]:
         return []
     ahead = _ahead(features, by_rank)
     sums: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    groups = _paired(by_rank)
-    common = [group for group in groups if len(group) == len(by_rank)]
+    groups = paired(by_rank)
+    common = [group for group in groups if is_complete(group, by_rank)]
     for group in common or groups:
-        complete = len(group) == len(by_rank) > 1
+        complete = is_complete(group, by_rank)
         last = max(c.start_ns - ahead[rank] for rank, c in group.items())
         for rank, c in group.items():
             arrived = min(max(last + ahead[rank], c.start_ns), c.end_ns) if complete else c.start_ns
@@ -157,11 +157,3 @@ def _ahead(features: Features, by_rank: dict[int, list[Collective]]) -> dict[int
     if len(hosts) == 1 and "" not in hosts:
         return dict.fromkeys(by_rank, 0)
     return clock_offsets(by_rank)
-
-
-def _paired(by_rank: Mapping[int, Sequence[Collective]]) -> list[dict[int, Collective]]:
-    groups: dict[tuple[int, str, int, int], dict[int, Collective]] = defaultdict(dict)
-    for rank, collectives in by_rank.items():
-        for c in collectives:
-            groups[c.key][rank] = c
-    return list(groups.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .notes import Notes
+from .part import Interner, SignatureKey
 from .table import Category, Signature, UInt8
 
 _NONE = msgspec.Raw(b"")
@@ -126,11 +127,10 @@ class ArgumentReader:
         self._ops = msgspec.json.Decoder(list[_OpArgs])
         self._work = msgspec.json.Decoder(list[_WorkArgs])
         self._links = msgspec.json.Decoder(list[_LinkArgs])
-        self._signatures: dict[tuple[bytes, bytes, bytes, bytes], int] = {}
-        self._rests: dict[bytes, int] = {}
-        self._rest_values: list[dict[str, Any]] = []
+        self.signatures = Interner[SignatureKey]()
+        self.rests = Interner[bytes]()
+        self._rest_by_key: dict[bytes, int] = {}
         self._rest_bytes: list[int] = []
-        self._canonical: dict[bytes, int] = {}
 
     def read(self, category: UInt8, spans: Sequence[Any]) -> _Columns:
         """Return the columns that come from arguments, for events of these categories."""
@@ -172,7 +172,11 @@ class ArgumentReader:
         external_id = _ids(args)
         signature = [self._signature(a) if a.types or a.dims else -1 for a in args]
         rest = [
-            self._rest(b"".join((a.stack, b"\0", a.modules)), raw, bool(a.collective))
+            self._rest(
+                b"".join((a.stack, b"\0", a.modules)),
+                raw,
+                bool(a.collective or a.kernel_file or a.kernel_backend),
+            )
             if a.stack or a.modules or a.collective or a.kernel_file or a.kernel_backend
             else -1
             for a, raw in zip(args, raws, strict=True)
@@ -182,16 +186,12 @@ class ArgumentReader:
         columns["args"][at] = rest
 
     def _signature(self, args: _OpArgs) -> int:
-        key = (
+        return self.signatures[
             bytes(args.dims or args.old_dims),
             bytes(args.types),
             bytes(args.strides),
             bytes(args.concrete),
-        )
-        index = self._signatures.get(key)
-        if index is None:
-            index = self._signatures[key] = len(self._signatures)
-        return index
+        ]
 
     def _read_work(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         args = self._work.decode(_as_list(raws))
@@ -253,38 +253,32 @@ class ArgumentReader:
         """Return the index of the rarer arguments; `key` stands for them unless `whole`."""
         if whole:
             return self._rest_of(self.decoded(raw))
-        index = self._rests.get(key)
+        index = self._rest_by_key.get(key)
         if index is None:
-            index = self._rests[key] = self._rest_of(self.decoded(raw))
+            index = self._rest_by_key[key] = self._rest_of(self.decoded(raw))
         return index
 
     def _rest_of(self, value: dict[str, Any]) -> int:
         rest = {name: item for name, item in value.items() if name not in _PER_EVENT}
         if not rest:
             return -1
-        key = msgspec.json.encode(rest)
-        index = self._canonical.get(key)
-        if index is None:
-            index = self._canonical[key] = len(self._rest_values)
-            self._rest_values.append(rest)
+        index = self.rests[msgspec.json.encode(rest)]
+        if index == len(self._rest_bytes):
             self._rest_bytes.append(message_bytes(rest))
         return index
 
-    def others(self) -> list[dict[str, Any]]:
-        """Return the interned rests."""
-        return self._rest_values
 
-    def signatures(self) -> list[Signature]:
-        """Return the interned signatures."""
-        parts: dict[bytes, tuple[Any, ...]] = {}  # the same types and shapes come again and again
+def signatures_of(keys: Iterable[SignatureKey]) -> list[Signature]:
+    """Return the signatures that the keys stand for."""
+    parts: dict[bytes, tuple[Any, ...]] = {}  # the same types and shapes come again and again
 
-        def part(raw: bytes) -> tuple[Any, ...]:
-            value = parts.get(raw)
-            if value is None:
-                value = parts[raw] = _tuple(_decoded_list(raw))
-            return value
+    def part(raw: bytes) -> tuple[Any, ...]:
+        value = parts.get(raw)
+        if value is None:
+            value = parts[raw] = as_tuple(_decoded_list(raw))
+        return value
 
-        return [Signature(*(part(raw) for raw in key)) for key in self._signatures]
+    return [Signature(*(part(raw) for raw in key)) for key in keys]
 
 
 def tensor_bytes(signature: Signature) -> int:
@@ -332,8 +326,9 @@ def _decoded_list(raw: bytes) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
+def as_tuple(value: Any) -> Any:
+    """Return lists, nested ones too, as tuples."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _op_args(value: dict[str, Any]) -> _OpArgs:

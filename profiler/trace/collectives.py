@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +47,8 @@ _ELEMENT_BYTES = {
 class Collective:
     """One collective as one rank saw it: `step` and `ordinal` pair it with the other ranks'.
 
-    `bytes` is what one rank puts in, 0 where the trace does not tell.
+    `bytes` is what one rank puts in, 0 where the trace does not tell. `group` names the process
+    group and `group_ranks` its members, where recorded. `row` is the event's index in its trace.
     """
 
     name: str
@@ -54,11 +58,15 @@ class Collective:
     start_ns: int
     end_ns: int
     group_size: int = 0
+    group: str = ""
+    group_ranks: tuple[int, ...] = ()
+    row: int = field(default=-1, compare=False)
 
     @property
-    def key(self) -> tuple[int, str, int, int]:
+    def key(self) -> tuple[int, str, str, int, int]:
         """What the same collective has in common on all ranks."""
-        return self.step, self.name, self.bytes, self.ordinal
+        members = ",".join(map(str, self.group_ranks)) or self.group
+        return self.step, self.name, members, self.bytes, self.ordinal
 
 
 def host_collectives(trace: Trace, main: int) -> list[Collective]:
@@ -115,31 +123,66 @@ def _signature_bytes(trace: Trace, event: int) -> int:
     signature = trace.signatures[index] if index >= 0 else Signature()
     if not signature.dims or not signature.types:
         return 0
-    size = _ELEMENT_BYTES.get(signature.types[0].lower(), 4)
+    size = _ELEMENT_BYTES.get(str(signature.types[0]).lower(), 4)
     dims = signature.dims[0]
-    if dims and not isinstance(dims[0], int):
-        return sum(int(np.prod(part)) * size for part in dims)
-    return int(np.prod(dims)) * size if dims else size
+    tensors = (
+        dims if isinstance(dims, tuple) and any(isinstance(d, tuple) for d in dims) else [dims]
+    )
+    return sum(_elements(shape) for shape in tensors) * size
+
+
+def _elements(shape: object) -> int:
+    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        return 0
+    return math.prod(shape)
 
 
 def _numbered(trace: Trace, rows: Int64, names: list[str], sizes: list[int]) -> list[Collective]:
-    """Number collectives within step, name and size, in order of their start."""
+    """Number collectives within step, name, size and group, in order of their start."""
     events = trace.events
     steps = find_steps(trace)
-    seen: dict[tuple[int, str, int], int] = defaultdict(int)
+    seen: dict[tuple[int, str, int, str], int] = defaultdict(int)
     result = []
     for row, name, size in zip(rows.tolist(), names, sizes, strict=True):
         start = int(events.start_ns[row])
         at = int(np.searchsorted(steps.start_ns, start, side="right")) - 1
         step = int(steps.number[at]) if at >= 0 else -1
         args = trace.args[events.args[row]] if events.args[row] >= 0 else {}
-        group = args.get("Group size")
-        ordinal = seen[step, name, size]
-        seen[step, name, size] += 1
-        end = start + int(events.duration_ns[row])
-        group_size = group if isinstance(group, int) else 0
-        result.append(Collective(name, step, ordinal, size, start, end, group_size))
+        size_of_group, group = args.get("Group size"), str(args.get("Process Group Name", ""))
+        ranks = _group_ranks(args.get("Process Group Ranks"))
+        same = step, name, size, ",".join(map(str, ranks)) or group
+        found = Collective(
+            name=name,
+            step=step,
+            ordinal=seen[same],
+            bytes=size,
+            start_ns=start,
+            end_ns=start + int(events.duration_ns[row]),
+            group_size=size_of_group if isinstance(size_of_group, int) else len(ranks),
+            group=group,
+            group_ranks=ranks,
+            row=row,
+        )
+        seen[same] += 1
+        result.append(found)
     return result
+
+
+def _group_ranks(text: object) -> tuple[int, ...]:
+    """The members of "[0, 1, 2]"; none where the list is shortened or not there."""
+    if not isinstance(text, str) or "..." in text:
+        return ()
+    return tuple(int(part) for part in re.findall(r"\d+", text))
+
+
+def is_complete(group: Mapping[int, Collective], recorded: Iterable[int]) -> bool:
+    """Whether all recorded ranks that take part are there, and more than one does.
+
+    Where a group's members are not known, all recorded ranks take part.
+    """
+    members = next(iter(group.values())).group_ranks
+    expected = [rank for rank in recorded if not members or rank in members]
+    return len(group) == len(expected) > 1
 
 
 def transfers_of(
@@ -147,13 +190,13 @@ def transfers_of(
 ) -> dict[int, Union]:
     """For each rank the intervals in which bytes could move: from the last rank's arrival on.
 
-    One that not every rank recorded counts as transfer as a whole. `offsets`: what each rank's
-    clock is ahead, ns (see `clock_offsets`). Intervals are in the rank's own clock.
+    One that not every rank of its group recorded counts as transfer as a whole. `offsets`: what
+    each rank's clock is ahead, ns (see `clock_offsets`). Intervals are in the rank's own clock.
     """
     ahead = offsets or dict.fromkeys(by_rank, 0)
     parts: dict[int, list[tuple[int, int]]] = {rank: [] for rank in by_rank}
-    for group in _paired(by_rank):
-        complete = len(group) == len(by_rank)
+    for group in paired(by_rank):
+        complete = is_complete(group, by_rank)
         arrival = max(c.start_ns - ahead[rank] for rank, c in group.items())
         for rank, c in group.items():
             arrived = arrival + ahead[rank]
@@ -169,8 +212,8 @@ def clock_offsets(by_rank: dict[int, list[Collective]]) -> dict[int, int]:
     where fewer than `MIN_COMMON` are common to all.
     """
     differences: dict[int, list[float]] = {rank: [] for rank in by_rank}
-    for group in _paired(by_rank):
-        if len(group) == len(by_rank):
+    for group in paired(by_rank):
+        if is_complete(group, by_rank):
             middle = float(np.median([c.end_ns for c in group.values()]))
             for rank, c in group.items():
                 differences[rank].append(c.end_ns - middle)
@@ -186,14 +229,15 @@ def last_arrivals(
     """How often each rank was the last to arrive at a collective that all ranks recorded."""
     ahead = offsets or dict.fromkeys(by_rank, 0)
     counts = dict.fromkeys(by_rank, 0)
-    for group in _paired(by_rank):
-        if len(group) == len(by_rank):
+    for group in paired(by_rank):
+        if is_complete(group, by_rank):
             counts[max(group, key=lambda rank: group[rank].start_ns - ahead[rank])] += 1
     return counts
 
 
-def _paired(by_rank: dict[int, list[Collective]]) -> list[dict[int, Collective]]:
-    groups: dict[tuple[int, str, int, int], dict[int, Collective]] = defaultdict(dict)
+def paired(by_rank: Mapping[int, Sequence[Collective]]) -> list[dict[int, Collective]]:
+    """The collectives of all ranks, those that are one and the same together, by rank."""
+    groups: dict[tuple[int, str, str, int, int], dict[int, Collective]] = defaultdict(dict)
     for rank, collectives in by_rank.items():
         for c in collectives:
             groups[c.key][rank] = c

@@ -1,41 +1,30 @@
-"""From decoded events to columns, chunk by chunk, so that no more than a chunk is ever objects."""
+"""The table of a whole trace: parts of it come in, sorted columns go out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections import defaultdict
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import ArgumentReader, tensor_bytes
-from .categories import category_of, depends_on_name
-from .decode import AnyEvent, ExactEvent
+from .arguments import signatures_of, tensor_bytes
 from .growing import GrowingTable, mapped
 from .notes import Notes
+from .part import NUMBERED, Interner, Part, Renumbering, SignatureKey
+from .spans import MAX_DURATION_NS
 from .table import DEVICE_WORK, Category, Events, Int64, Signature, Thread
 
-_K = TypeVar("_K", bound=Hashable)
-
-_BY_NAME_TOO = 255  # category code of events whose category depends on their name
 _SAMPLE_ROWS = 1 << 18
-_DAY_NS = 86_400 * 10**9
-_MAX_EXACT_US = 9.0e15  # beyond this a double's µs are no longer whole numbers
 _EPOCH_NS = 10**18
 """Time stamps above this (2001) are since 1970; clocks since boot stay far below."""
-
-_THREE_DECIMALS = re.compile(rb"(?:\d{1,15}\.\d{3},)*")
 
 _ALWAYS = ("start_ns", "duration_ns", "category", "name", "thread")
 
 _COLLECTIVE = re.compile(r"(?:gloo|mpi|ucc|nccl|rccl|xccl|hccl):")
 """Annotations that torch's process groups put around a collective."""
-
-_SILENT_PHASES = frozenset("XstfiIPCnbeNOD")
-"""Phases without a duration that no figure needs (flows, instants, counters), and "X", which is
-read apart."""
 
 _EVENT_COLUMNS: dict[str, type[Any]] = {
     "start_ns": np.int64,
@@ -56,57 +45,42 @@ _EVENT_COLUMNS: dict[str, type[Any]] = {
 Finished: TypeAlias = tuple[Events, list[str], list[Thread], list[Signature], list[dict[str, Any]]]
 
 
-class Interner(dict[_K, int], Generic[_K]):
-    """Numbers keys in the order first seen."""
-
-    def __missing__(self, key: _K) -> int:
-        index = self[key] = len(self)
-        return index
-
-
-class _Categories(dict[str, int]):
-    def __missing__(self, cat: str) -> int:
-        code = _BY_NAME_TOO if depends_on_name(cat) else int(category_of(cat, ""))
-        self[cat] = code
-        return code
-
-
-class _Threads(dict[tuple[int | str, int | str], int]):
-    """Numbers threads; 7 and "7" are the same thread id."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = Interner[tuple[str, str]]()
-
-    def __missing__(self, key: tuple[int | str, int | str]) -> int:
-        index = self[key] = self.rows[(str(key[0]), str(key[1]))]
-        return index
-
-
 class Columns:
-    """Takes events, gives the sorted table."""
+    """Takes parts in the order of the file, gives the sorted table."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
         self._names = Interner[str]()
-        self._categories = _Categories()
-        self._threads = _Threads()
+        self._threads = Interner[tuple[str, str]]()
         self._thread_names: dict[tuple[str, str], str] = {}
-        self._arguments = ArgumentReader(notes)
+        self._signatures = Interner[SignatureKey]()
+        self._rests = Interner[bytes]()
+        self._renumber: dict[tuple[int, str], Renumbering] = defaultdict(Renumbering)
         self._table = GrowingTable(
             _EVENT_COLUMNS,
             sparse=tuple(name for name in _EVENT_COLUMNS if name not in _ALWAYS),
-            narrow=("correlation", "external_id"),
+            narrow=("correlation", "external_id", "device", "stream", *NUMBERED),
         )
         self._document_start = 0
 
-    def add(self, events: Sequence[AnyEvent]) -> None:
-        """Take a chunk of events."""
-        spans = [event for event in events if event.ph == "X"]
-        if len(spans) != len(events):
-            self._others([event for event in events if event.ph not in _SILENT_PHASES])
-        if spans:
-            self._spans(spans)
+    def add(self, part: Part, reader: int = 0) -> None:
+        """Take the next part; `reader` tells whose numbers its columns have."""
+        for slug, text, count in part.notes:
+            self._notes.add(slug, text, count)
+        self._thread_names.update({(pid, tid): name for pid, tid, name in part.thread_names})
+        fresh = (
+            [self._names[key] for key in part.names],
+            [self._threads[key] for key in part.threads],
+            [self._signatures[key] for key in part.signatures],
+            [self._rests[key] for key in part.rests],
+        )
+        for column, numbers in zip(NUMBERED, fresh, strict=True):
+            self._renumber[reader, column].extend(numbers)
+        if part.columns:
+            renumbered = {
+                column: self._renumber[reader, column](part.columns[column]) for column in NUMBERED
+            }
+            self._table.append(part.columns | renumbered)
 
     def end_document(self, base_ns: int) -> None:
         """Place the events since the last document's end on the epoch: `base_ns` is their zero.
@@ -118,92 +92,8 @@ class Columns:
             start[start < _EPOCH_NS] += base_ns
             self._document_start = self._table.rows
 
-    def _others(self, events: Sequence[AnyEvent]) -> None:
-        pairs = unknown = 0
-        for event in events:
-            if event.ph == "M":
-                if event.name == "thread_name":
-                    self._name_thread(event)
-            elif event.ph in ("B", "E"):
-                pairs += 1
-            else:
-                unknown += 1
-        self._notes.add("unknown-phases", "Events of a kind that is not known: left out.", unknown)
-        self._notes.add(
-            "unpaired-events", "Begin and end events (B, E) are not read; Kineto has none.", pairs
-        )
-
-    def _name_thread(self, event: AnyEvent) -> None:
-        name = self._arguments.decoded(event.args).get("name", "")
-        if isinstance(name, str) and name:
-            self._thread_names[(str(event.pid), str(event.tid))] = name
-
-    def _spans(self, spans: list[Any]) -> None:
-        count = len(spans)
-        names = [event.name for event in spans]
-        category = np.fromiter(
-            map(self._categories.__getitem__, [event.cat for event in spans]), np.uint8, count
-        )
-        for index in np.flatnonzero(category == _BY_NAME_TOO).tolist():
-            category[index] = category_of(spans[index].cat, names[index])
-        part: dict[str, npt.NDArray[Any]] = {
-            "category": category,
-            "name": np.fromiter(map(self._names.__getitem__, names), np.int32, count),
-            "thread": np.fromiter(
-                map(
-                    self._threads.__getitem__,
-                    zip([e.pid for e in spans], [e.tid for e in spans], strict=True),
-                ),
-                np.int32,
-                count,
-            ),
-        }
-        start, placed = _starts(spans)
-        part["start_ns"] = start
-        part["duration_ns"] = self._durations(spans)
-        part |= self._arguments.read(category, spans)
-        self._place_on_streams(part, spans)
-        if not placed.all():
-            self._notes.add(
-                "absurd-time-stamps",
-                "Events at a time that cannot be: left out.",
-                int(np.count_nonzero(~placed)),
-            )
-            part = {key: column[placed] for key, column in part.items()}
-        self._table.append(part)
-
-    def _durations(self, spans: list[Any]) -> Int64:
-        micros = np.fromiter([event.dur for event in spans], np.float64, len(spans))
-        negative = micros < 0
-        absurd = ~(micros < _DAY_NS / 1000)  # a duration that is not a number counts, too
-        if negative.any():
-            self._notes.add(
-                "negative-durations",
-                "Events that end before they begin: their duration is read as 0.",
-                int(np.count_nonzero(negative)),
-            )
-        if absurd.any():
-            self._notes.add(
-                "absurd-durations",
-                "Events longer than a day: their duration is read as 0.",
-                int(np.count_nonzero(absurd)),
-            )
-        micros[negative | absurd] = 0.0
-        return np.rint(micros * 1000).astype(np.int64)
-
-    def _place_on_streams(self, part: dict[str, npt.NDArray[Any]], spans: list[Any]) -> None:
-        """Take device and stream from the row where the arguments do not have them."""
-        work = np.isin(part["category"], DEVICE_WORK)
-        for column, row in (("device", "pid"), ("stream", "tid")):
-            values = part[column]
-            values[~work] = -1
-            for index in np.flatnonzero(work & (values < 0)).tolist():
-                values[index] = _trailing_number(getattr(spans[index], row))
-
-    def finish(
-        self,
-    ) -> tuple[Events, list[str], list[Thread], list[Signature], list[dict[str, Any]]]:
-        """Return (events sorted, names, threads, signatures, args) and forget the chunks."""
+    def finish(self) -> Finished:
+        """Return (events sorted, names, threads, signatures, args) and forget the parts."""
         self._drop_absurd_starts()
         start, duration = self._table.column("start_ns"), self._table.column("duration_ns")
         order = _time_order(start, duration)
@@ -211,7 +101,7 @@ class Columns:
             del start, duration
             self._table.reorder(order)
         names = list(self._names)
-        signatures = self._arguments.signatures()
+        signatures = signatures_of(self._signatures)
         _fill_collective_bytes(self._table, names, signatures)
         events = Events(**self._table.take())
         return (
@@ -219,7 +109,7 @@ class Columns:
             names,
             self._thread_rows(events),
             signatures,
-            self._arguments.others(),
+            [msgspec.json.decode(rest) for rest in self._rests],
         )
 
     def _drop_absurd_starts(self) -> None:
@@ -228,8 +118,11 @@ class Columns:
         if not len(start):
             return
         middle = int(np.median(start[:: 1 + len(start) // _SAMPLE_ROWS]))
-        if int(start.min()) < middle - _DAY_NS or int(start.max()) > middle + _DAY_NS:
-            near = (start >= middle - _DAY_NS) & (start <= middle + _DAY_NS)
+        if (
+            int(start.min()) < middle - MAX_DURATION_NS
+            or int(start.max()) > middle + MAX_DURATION_NS
+        ):
+            near = (start >= middle - MAX_DURATION_NS) & (start <= middle + MAX_DURATION_NS)
             self._notes.add(
                 "absurd-time-stamps",
                 "Events at a time that cannot be: left out.",
@@ -238,13 +131,13 @@ class Columns:
             self._table.keep(near)
 
     def _thread_rows(self, events: Events) -> list[Thread]:
-        count = len(self._threads.rows)
+        count = len(self._threads)
         on_device = np.zeros(count, np.bool_)
         device = np.isin(events.category, (*DEVICE_WORK, Category.DEVICE_ANNOTATION))
         on_device[np.unique(events.thread[device])] = True
         return [
             Thread(pid, tid, self._thread_names.get((pid, tid), ""), bool(is_device))
-            for (pid, tid), is_device in zip(self._threads.rows, on_device.tolist(), strict=True)
+            for (pid, tid), is_device in zip(self._threads, on_device.tolist(), strict=True)
         ]
 
 
@@ -271,7 +164,7 @@ def is_epoch(start_ns: Int64) -> bool:
 
 def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int32] | None:
     """Return the order by (start, -duration), stable; None where the rows have it already."""
-    if _in_order(start, duration):
+    if in_order(start, duration):
         return None
     order = _start_order(start)
     begin = 0
@@ -288,7 +181,8 @@ def _time_order(start: Int64, duration: Int64) -> npt.NDArray[np.int32] | None:
     return order
 
 
-def _in_order(start: Int64, duration: Int64) -> bool:
+def in_order(start: Int64, duration: Int64) -> bool:
+    """Whether rows are sorted by (start, -duration)."""
     for begin in range(0, len(start), _SAMPLE_ROWS):
         starts = start[begin : begin + _SAMPLE_ROWS + 1]
         durations = duration[begin : begin + _SAMPLE_ROWS + 1]
@@ -320,60 +214,3 @@ def _start_order(start: Int64) -> npt.NDArray[np.int32]:
     packed &= (1 << bits) - 1
     order[:] = packed
     return order
-
-
-def _starts(spans: list[Any]) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    """Return start times in ns, and which of them are times at all."""
-    if spans and isinstance(spans[0], ExactEvent):
-        return _exact_starts([event.ts for event in spans])
-    micros = np.fromiter([event.ts for event in spans], np.float64, len(spans))
-    placed = np.abs(micros) < _MAX_EXACT_US
-    micros[~placed] = 0.0
-    # The product of the whole number would round where the sum does not: split at the point.
-    whole = np.floor(micros)
-    nanos = whole.astype(np.int64) * 1000
-    return nanos + np.rint((micros - whole) * 1000).astype(np.int64), placed
-
-
-def _exact_starts(texts: list[msgspec.Raw]) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    """Read µs as decimal text to ns, without rounding."""
-    joined = b",".join(texts)
-    everywhere = np.ones(len(texts), np.bool_)
-    if _three_decimals(joined, len(texts)):
-        values = msgspec.json.decode(b"[" + joined.replace(b".", b"") + b"]", type=list[int])
-        return np.array(values, np.int64), everywhere
-    nanos = np.zeros(len(texts), np.int64)
-    for index, text in enumerate(joined.split(b",")):
-        value = _nanos(text)
-        if value is None:
-            everywhere[index] = False
-        else:
-            nanos[index] = value
-    return nanos, everywhere
-
-
-def _three_decimals(joined: bytes, count: int) -> bool:
-    return _THREE_DECIMALS.fullmatch(joined + b",") is not None and joined.count(b".") == count
-
-
-def _nanos(text: bytes) -> int | None:
-    whole, _, fraction = text.strip(b'" ').partition(b".")
-    try:
-        if b"e" in fraction.lower() or b"e" in whole.lower():
-            value = round(float(text) * 1000)
-        else:
-            sign = -1 if whole.startswith(b"-") else 1
-            value = int(whole) * 1000 + sign * int((fraction + b"000")[:3])
-    except (ValueError, OverflowError):
-        return None
-    return value if abs(value) < 2**62 else None
-
-
-def _trailing_number(row: int | str) -> int:
-    """Return the number in a row's id: 7 of 7, "7" and "stream 7"; -1 where there is none."""
-    last = str(row).rsplit(maxsplit=1)[-1:]
-    try:
-        number = int(last[0]) if last else -1
-    except ValueError:
-        return -1
-    return number if 0 <= number < 2**31 else -1

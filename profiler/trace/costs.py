@@ -7,8 +7,9 @@ calls (`aten::addmm`), see `delegates`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..machine.roofs import Roofs
 from . import (
@@ -129,6 +130,34 @@ def cost(name: str, signature: Signature) -> Cost | None:
         return None
     dtype = work.dtype or args.dtype()
     return Cost(work.flop, work.bytes, family_name, dtype, work.exact, work.special)
+
+
+def with_recorded(
+    known: Cost | None, name: str, signature: Signature, args: Mapping[str, Any]
+) -> Cost | None:
+    """`known`, the cost by `cost`, with what torch.compile recorded for a generated kernel.
+
+    `args`: the op's other arguments. "kernel_flop" is FLOP, "kernel_num_gb" 10^9 bytes (inductor's
+    `inductor_meta`, written with `benchmark_kernel` or `profile_bandwidth` switched on); the first
+    counts matrix products and convolutions alone, so that 0 or nothing leaves `known`'s.
+    """
+    flop, size = _positive(args.get("kernel_flop")), _positive(args.get("kernel_num_gb"))
+    if not flop and not size:
+        return known
+    kind = known.family if known else family(name)
+    if flop and kind not in MATRIX_FAMILIES:
+        kind = "gemm"  # only these have FLOP recorded, whatever is fused to them
+    dtype = known.dtype if known else Arguments(name, signature).dtype()
+    moved = size * 1e9 or (known.bytes if known else 0.0)
+    if flop:
+        return Cost(flop, moved, kind, dtype, exact=bool(size))
+    special = known.special_flop if known else 0.0
+    return Cost(known.flop if known else 0.0, moved, kind, dtype, False, special)
+
+
+def _positive(value: object) -> float:
+    known = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    return float(value) if known else 0.0  # type: ignore[arg-type]
 
 
 def family(name: str) -> str:

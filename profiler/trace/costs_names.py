@@ -24,6 +24,7 @@ COMMUNICATION_PREFIXES = (
 
 # First match wins, on the lower-cased name; the order puts the special before the general.
 _KERNELS: tuple[tuple[str, str], ...] = (
+    ("gemm", r"^cijk_"),  # Tensile's names spell out its settings: any word may occur in them
     (
         "communication",
         r"nccl|^rccl|onesh?ot_?all_?reduce|cross_device_reduce|all_?reduce_?kernel"
@@ -62,7 +63,7 @@ _KERNELS: tuple[tuple[str, str], ...] = (
     ("random", r"distribution_|philox|dropout|bernoulli|curand|random"),
     (
         "gemm",
-        r"(?<!fb)gemm|^cijk_|nvjet|cutlass(?!.*elementwise)|\bmatmul|_matmul|matmul_ogs|splitk_?reduce"
+        r"(?<!fb)gemm|nvjet|cutlass(?!.*elementwise)|\bmatmul|_matmul|matmul_ogs|splitk_?reduce"
         r"|xmma|wmma|gemv|hgemv|dot_kernel|gemmk1|_mm_|triton_(tem|mm)|bmm|hipblaslt|fused_?moe"
         r"|tensorop|mfma|cutlass_80|device_kernel<.*mma|brgemm|sgemm|mkldnn_.*linear",
     ),

@@ -99,10 +99,11 @@ class Pieces:
 class EventDecoder:
     """Decodes the events of one document; what it mended or dropped is in `notes`."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: Notes, layout: tuple[bool, list[str]] | None = None) -> None:
+        """`layout` is that of another decoder for the same events."""
         self._notes = notes
-        self.exact = False
-        self.boundary = boundary(_FIRST_KEYS)
+        self.exact, self._first_keys = layout or (False, list(_FIRST_KEYS))
+        self.boundary = boundary(self._first_keys)
         self._events = msgspec.json.Decoder(list[Event])
         self._exact_events = msgspec.json.Decoder(list[ExactEvent])
 
@@ -119,7 +120,13 @@ class EventDecoder:
                 break
             if isinstance(value, dict) and value:
                 keys.add(next(iter(value)))
+        self._first_keys = sorted(keys)
         self.boundary = boundary(keys)
+
+    @property
+    def layout(self) -> tuple[bool, list[str]]:
+        """What `look_at` found: (time stamps need more digits than a double has, first keys)."""
+        return self.exact, self._first_keys
 
     def decode(self, chunk: bytes | memoryview) -> Sequence[AnyEvent] | None:
         """Decode a chunk of whole events, separated by commas; None where it is not that."""

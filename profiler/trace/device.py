@@ -80,7 +80,7 @@ class DeviceTime:
 
 def device_work(trace: Trace) -> Mask:
     """Return which events are device work: by category, whatever arguments they have."""
-    return np.isin(trace.events.category, DEVICE_WORK)
+    return trace.events.of(*DEVICE_WORK)
 
 
 def communication_work(trace: Trace) -> Mask:
@@ -111,7 +111,7 @@ def device_time(
         return None
     start, end = events.start_ns, events.start_ns + events.duration_ns
     communication = communication_work(trace) & work
-    copies = work & np.isin(events.category, (Category.MEMCPY, Category.MEMSET))
+    copies = work & events.of(Category.MEMCPY, Category.MEMSET)
     window = window or (int(start[work].min()), int(end[work].max()))
 
     def over(mask: Mask) -> Union:

@@ -7,54 +7,39 @@ host that the device's queue hides costs nothing and is charged nothing.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from ..machine.roofs import Roofs
+from .copies import copy_kind
 from .device import DeviceTime, device_time
+from .idle import (
+    COPY,
+    IDLE_CAUSES,
+    IDLE_SLOTS,
+    SYNCHRONISE,
+    host_calls,
+    idle_causes,
+    launching_threads,
+    matching,
+    spans_of,
+)
 from .intervals import EMPTY, Union, intersect, subtract, total, union
-from .kernels import KernelTime, kernel_times, launches
+from .kernels import KernelTime, kernel_times
 from .table import Category, Trace
 
-Mask = npt.NDArray[np.bool_]
-
-IDLE_CAUSES = (
-    "loader",
-    "garbage",
-    "allocator",
-    "synchronisation",
-    "copy",
-    "launch",
-    "dispatch",
-    "python",
-    "nothing-seen",
-)
-"""In order of precedence where several hold at one time."""
-
-IDLE_SLOTS = {
-    "loader": "input",
-    "garbage": "host",
-    "allocator": "memory",
-    "synchronisation": "host",
-    "copy": "host",
-    "launch": "host",
-    "dispatch": "host",
-    "python": "host",
-    "nothing-seen": "other",
-}
-
-_LOADER = re.compile(r"enumerate\(DataLoader\)|DataLoaderIter\.__next__", re.IGNORECASE)
-_GARBAGE = re.compile(r"^(Python GC|gc\.|GC$)")
-_ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostRegister|MallocAsync|MemCreate)")
-_SYNCHRONISE = re.compile(
-    r"(cuda|hip|mtia|xpu)?(Device|Stream|Event|Ctx)Synchronize|cudaEventQuery|zeCommandQueueSync"
-    r"|zeEventHostSynchronize|piQueueFinish"
-)
-_COPY = re.compile(r"^(cuda|hip)Mem(cpy|set)(?!.*Kernel)")
+__all__ = [
+    "IDLE_CAUSES",
+    "IDLE_SLOTS",
+    "DeviceWindow",
+    "PeerCopy",
+    "SyncCall",
+    "copy_kind",
+    "divide_device",
+    "launching_threads",
+]
 
 
 @dataclass(frozen=True)
@@ -126,17 +111,17 @@ def divide_device(
     for kind, value in copies.items():
         slots[COPY_SLOTS[kind]] += value
     idle_union = subtract(whole, device.busy)
-    idle, synchronisations = _idle(trace, idle_union)
-    for cause, value in idle.items():
-        slots[IDLE_SLOTS[cause]] += value
+    causes = idle_causes(trace, idle_union)
+    for cause, spans in causes.items():
+        slots[IDLE_SLOTS[cause]] += total(spans)
     return DeviceWindow(
         start_ns=window[0],
         end_ns=window[1],
         slots_ns=dict(slots),
-        idle_ns=idle,
+        idle_ns={cause: float(total(spans)) for cause, spans in causes.items()},
         device=device,
         kernels=kernels,
-        synchronisations=synchronisations,
+        synchronisations=_sync_calls(trace, causes.get("synchronisation", EMPTY)),
         copies_ns=copies,
         peer_copies=_peer_copies(trace, window),
     )
@@ -161,26 +146,6 @@ COPY_SLOTS = {
 }
 
 
-def copy_kind(name: str) -> str:
-    """Direction of a copy from its event's name ("Memcpy HtoD (Pageable -> Device)")."""
-    lowered = name.lower()
-    for mark, kind in (
-        ("memset", "memset"),
-        ("fillbuffer", "memset"),
-        ("htod", "host-to-device"),
-        ("hosttodevice", "host-to-device"),
-        ("dtoh", "device-to-host"),
-        ("devicetohost", "device-to-host"),
-        ("ptop", "peer-to-peer"),
-        ("peer", "peer-to-peer"),
-        ("dtod", "device-to-device"),
-        ("devicetodevice", "device-to-device"),
-    ):
-        if mark in lowered:
-            return kind
-    return "unknown"
-
-
 def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
     """Exposed copy time by direction; directions that overlap share it in proportion."""
     exposed = device.exposed_copies
@@ -188,7 +153,7 @@ def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
     if not length:
         return {}
     events = trace.events
-    copies = np.isin(events.category, (Category.MEMCPY, Category.MEMSET))
+    copies = events.of(Category.MEMCPY, Category.MEMSET)
     by_kind: dict[str, float] = defaultdict(float)
     for name in np.unique(events.name[copies]):
         mine = copies & (events.name == name)
@@ -209,83 +174,12 @@ def _peer_copies(trace: Trace, window: tuple[int, int]) -> list[PeerCopy]:
     ]
 
 
-def _idle(trace: Trace, idle: Union) -> tuple[dict[str, float], list[SyncCall]]:
-    """Split the device's idle time by what the launching threads did."""
+def _sync_calls(trace: Trace, idle: Union) -> list[SyncCall]:
     events = trace.events
-    threads = launching_threads(trace)
-    on_host = np.isin(events.thread, threads)
-    calls = on_host & np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
-    ranges = np.isin(events.category, (Category.CPU_OP, Category.ANNOTATION, Category.PYTHON))
-    named = {
-        "loader": _matching(trace, _LOADER) & ranges | (events.category == Category.LOADER),
-        "garbage": _matching(trace, _GARBAGE) & ranges,
-        "allocator": _matching(trace, _ALLOCATOR) & calls,
-        "synchronisation": _matching(trace, _SYNCHRONISE) & calls,
-        "copy": _matching(trace, _COPY) & calls,
-        "launch": calls,
-        "dispatch": on_host & (events.category == Category.CPU_OP),
-        "python": _between(trace, threads),
-    }
-    left, result = idle, {}
-    sync_idle: Union = EMPTY
-    for cause, mask in named.items():
-        spans = union(events.start_ns[mask], events.start_ns[mask] + events.duration_ns[mask])
-        if cause == "python":
-            spans = _alive(trace, mask)
-        taken = intersect(left, spans)
-        if cause == "synchronisation":
-            sync_idle = taken
-        if total(taken):
-            result[cause] = float(total(taken))
-        left = subtract(left, spans)
-    if total(left):
-        result["nothing-seen"] = float(total(left))
-    return result, _sync_calls(trace, named["synchronisation"] | named["copy"], sync_idle)
-
-
-def launching_threads(trace: Trace) -> npt.NDArray[np.int32]:
-    """Host threads that launch device work; where no call is recorded, those that run ops."""
-    events = trace.events
-    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
-    linked = calls & launches(trace)
-    for mask in (linked, calls, events.category == Category.CPU_OP):
-        if mask.any():
-            return np.unique(events.thread[mask])
-    return np.empty(0, np.int32)
-
-
-def _matching(trace: Trace, pattern: re.Pattern[str]) -> Mask:
-    found = np.fromiter(
-        (pattern.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
-    )
-    return found[trace.events.name] if len(found) else np.zeros(len(trace.events), np.bool_)
-
-
-def _between(trace: Trace, threads: npt.NDArray[np.int32]) -> Mask:
-    """Everything the launching threads record; between it they run Python."""
-    host = np.isin(
-        trace.events.category,
-        (Category.CPU_OP, Category.ANNOTATION, Category.PYTHON, Category.RUNTIME, Category.DRIVER),
-    )
-    return np.asarray(np.isin(trace.events.thread, threads) & host)
-
-
-def _alive(trace: Trace, mask: Mask) -> Union:
-    """From a thread's first to its last recorded event it ran something, if only Python."""
-    events = trace.events
-    starts, ends = [], []
-    for thread in np.unique(events.thread[mask]):
-        mine = mask & (events.thread == thread)
-        starts.append(int(events.start_ns[mine].min()))
-        ends.append(int((events.start_ns[mine] + events.duration_ns[mine]).max()))
-    return union(np.asarray(starts, np.int64), np.asarray(ends, np.int64))
-
-
-def _sync_calls(trace: Trace, mask: Mask, idle: Union) -> list[SyncCall]:
-    events = trace.events
+    mask = host_calls(trace) & (matching(trace, SYNCHRONISE) | matching(trace, COPY))
     found = []
     for name in np.unique(events.name[mask]):
         mine = mask & (events.name == name)
-        spans = union(events.start_ns[mine], events.start_ns[mine] + events.duration_ns[mine])
-        found.append(SyncCall(trace.names[name], int(mine.sum()), total(intersect(idle, spans))))
+        seen = total(intersect(idle, spans_of(trace, mine)))
+        found.append(SyncCall(trace.names[name], int(mine.sum()), seen))
     return sorted(found, key=lambda call: -call.idle_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import UnusableData
@@ -27,6 +27,10 @@ _python = json.JSONDecoder(strict=False)
 
 Sink = Callable[[Sequence[AnyEvent]], None]
 
+Ahead = Callable[[int, EventDecoder], Iterator[bytes]]
+"""Takes the first event's place in the file and how events are laid out; reads many events by
+itself, and returns the bytes from the next event on."""
+
 
 class Documents:
     """Feeds the events of one file, document after document, to `sink`.
@@ -39,10 +43,12 @@ class Documents:
         notes: Notes,
         sink: Sink,
         ended: Callable[[dict[str, Any]], None],
+        ahead: Ahead | None = None,
     ) -> None:
         self._notes = notes
         self._sink = sink
         self._ended = ended
+        self._ahead = ahead
         self._count = 0
         self._bare_list = False
 
@@ -136,8 +142,9 @@ class Documents:
         while not stream.data.strip() and stream.more():
             pass
         decoder.look_at(stream.data[: _TAIL * 4])
+        self._read_ahead(stream, decoder)
         while True:
-            cut = _last_boundary(decoder.boundary, stream.data)
+            cut = last_boundary(decoder.boundary, stream.data)
             if cut is not None:
                 events = decoder.decode(memoryview(stream.data)[: cut[0]])
                 if events is not None:
@@ -151,6 +158,12 @@ class Documents:
                 return True
             if not stream.more():
                 return self._slowly(stream, decoder, len(stream.data), final=True)
+
+    def _read_ahead(self, stream: _Stream, decoder: EventDecoder) -> None:
+        if self._ahead is not None and self._count == 0:
+            skipped = len(stream.data) - len(stream.data.lstrip())
+            stream.restart(self._ahead(stream.offset() + skipped, decoder))
+            stream.more()
 
     def _slowly(self, stream: _Stream, decoder: EventDecoder, size: int, final: bool) -> bool:
         """Decode `size` bytes event by event; returns whether the list of events ended there."""
@@ -194,15 +207,26 @@ class _Stream:
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
+        self._fed = 0
         self.data = b""
 
     def more(self) -> bool:
         """Append the next block; False at the end of the file."""
         for block in self._blocks:
             if block:
+                self._fed += len(block)
                 self.data = self.data + block if self.data else block
                 return True
         return False
+
+    def offset(self) -> int:
+        """Return where in the file `data` begins, as long as nothing was put back."""
+        return self._fed - len(self.data)
+
+    def restart(self, blocks: Iterable[bytes]) -> None:
+        """Go on with other blocks."""
+        self._blocks = iter(blocks)
+        self.data = b""
 
     def drop(self, count: int) -> None:
         self.data = self.data[count:]
@@ -215,8 +239,8 @@ class _Stream:
         self.data = data
 
 
-def _last_boundary(boundary: re.Pattern[bytes], data: bytes) -> tuple[int, int] | None:
-    """Return (end of the last event that another follows, start of that one)."""
+def last_boundary(boundary: re.Pattern[bytes], data: bytes) -> tuple[int, int] | None:
+    """Return (end of the last event that another follows, start of that one); None without one."""
     for size in (_TAIL, len(data)):
         last = None
         for match in boundary.finditer(data, max(0, len(data) - size)):

@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 _FIRST_ROWS = 1 << 15
 _GROWTH = 1.5
 _SORT_ROWS = 1 << 20  # rows reordered at a time: an index array of int32 is widened while in use
-_WIDE = np.iinfo(np.int32).max
+_HALF = {np.dtype(np.int64): np.dtype(np.int32), np.dtype(np.int32): np.dtype(np.int16)}
 
 
 def mapped(rows: int, kind: np.dtype[Any]) -> Array:
@@ -27,8 +27,8 @@ def mapped(rows: int, kind: np.dtype[Any]) -> Array:
 class GrowingTable:
     """Rows of typed columns; -1 stands for "not recorded".
 
-    Columns in `sparse` take no memory until a value is recorded; of those, the ones in `narrow`
-    are int32 until a value needs int64. The arrays are mapped, not kept in the heap: only written
+    Columns in `sparse` take no memory until a value is recorded; the ones in `narrow` have half the
+    width of their kind until a value needs all of it. The arrays are mapped, not kept in the heap: only written
     rows take memory, and a column that is replaced gives its memory back at once (the heap kept
     90 MB of a trace of 1 GB).
     """
@@ -36,11 +36,12 @@ class GrowingTable:
     def __init__(
         self, kinds: dict[str, Any], sparse: tuple[str, ...], narrow: tuple[str, ...]
     ) -> None:
+        self._wide = {name: np.dtype(kind) for name, kind in kinds.items()}
         self._kinds = {
-            name: np.dtype(np.int32 if name in narrow else kind) for name, kind in kinds.items()
+            name: _HALF[kind] if name in narrow else kind for name, kind in self._wide.items()
         }
         self._sparse = sparse
-        self._narrow = narrow
+        self._narrow = set(narrow)
         self._capacity = _FIRST_ROWS
         self._columns: dict[str, Array] = {
             name: mapped(_FIRST_ROWS, kind)
@@ -58,23 +59,22 @@ class GrowingTable:
             for name in self._columns:
                 self._replace(name)
         for name, values in part.items():
-            if name in self._sparse and not self._holds(name, values):
-                continue
+            if name in self._narrow:
+                self._widen(name, int(values.max(initial=-1)))
+            if name not in self._columns:
+                if int(values.max(initial=-1)) == -1:
+                    continue
+                self.make_writable(name)
             self._columns[name][self.rows : end] = values
         self.rows = end
 
-    def _holds(self, name: str, values: Array) -> bool:
-        """Make a sparse column ready for `values`; False where neither has anything recorded."""
-        highest = int(values.max(initial=-1))
-        if name in self._narrow and highest > _WIDE and self._kinds[name] != np.int64:
-            self._kinds[name] = np.dtype(np.int64)
+    def _widen(self, name: str, highest: int) -> None:
+        """Give a narrow column its full width if `highest` needs it."""
+        if highest > np.iinfo(self._kinds[name]).max:
+            self._narrow.remove(name)
+            self._kinds[name] = self._wide[name]
             if name in self._columns:
                 self._replace(name)
-        if name not in self._columns:
-            if highest == -1:
-                return False
-            self.make_writable(name)
-        return True
 
     def make_writable(self, name: str) -> None:
         """Give a sparse column memory of its own."""

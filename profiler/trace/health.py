@@ -6,7 +6,6 @@ confidence that a diagnosis may claim.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,9 @@ import numpy.typing as npt
 
 from .device import device_work
 from .intervals import total, union
+from .launches import LAUNCH
 from .steps import find_steps
-from .table import Category, Int64, Trace, TraceWarning
+from .table import Category, Int64, Trace, TraceWarning, contains
 
 LOST_SHARE = 0.01
 """Launches without a device record before it is said. Of 45 healthy public traces none has one,
@@ -36,11 +36,6 @@ SLOWED_SHARE = 0.10
 """Profiled steps against unprofiled ones."""
 
 _SAMPLE = 4096
-
-_LAUNCH = re.compile(
-    r"(?:cuda|cu|hip|xpu|ze)\w*(?:Launch|Memcpy)(?!.*(?:Attribute|Params|HostFunc|GetHandle))"
-)
-"""Runtime and driver calls that leave a device record. Memsets of no bytes leave none."""
 
 PENALTIES: dict[str, float] = {
     "truncated": 0.2,
@@ -71,6 +66,7 @@ PENALTIES: dict[str, float] = {
     "overlapping-work": 0.5,
     "unlinked-work": 0.2,
     "no-host-events": 0.3,
+    "device-not-recorded": 0.8,
     "profiler-overhead": 0.2,
     "profiler-slows": 0.2,
     "coarse-time-stamps": 0.05,
@@ -93,6 +89,8 @@ def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
     work = device_work(trace)
     if work.any():
         found += _device_warnings(trace, work)
+    else:
+        found += _unseen(trace)
     found += _overhead(trace)
     found += _slowed(trace, unprofiled_step_ns)
     if len(trace.events) and _coarse(trace):
@@ -128,23 +126,23 @@ def _device_warnings(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWar
 
 def _linkage(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     events = trace.events
-    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
-    host = np.isin(events.category, (Category.CPU_OP, Category.ANNOTATION)) | calls
+    calls = events.of(Category.RUNTIME, Category.DRIVER)
+    host = events.of(Category.CPU_OP, Category.ANNOTATION) | calls
     count = int(np.count_nonzero(work))
     if not host.any():
         text = "Only device work is recorded: what the host did, and why the device waits, is open."
         return [TraceWarning("no-host-events", text)]
     correlation = events.correlation[work]
-    by_call = (correlation >= 0) & np.isin(correlation, events.correlation[calls])
+    by_call = contains(events.correlation[calls], correlation)
     external = events.external_id[work]
-    by_op = (external > 0) & np.isin(external, events.external_id[host])
+    by_op = (external > 0) & contains(events.external_id[host], external)
     unlinked = int(np.count_nonzero(~by_call & ~by_op))
     found = []
     if unlinked > UNLINKED_SHARE * count:
         text = f"{unlinked / count:.0%} of the device work is not linked to a host event."
         found.append(TraceWarning("unlinked-work", text, unlinked))
     launches = calls & _launch_names(trace)[events.name]
-    silent = ~np.isin(events.correlation[launches], correlation)
+    silent = ~contains(correlation, events.correlation[launches])
     # Work that says no launch may be what a silent launch started: not lost then.
     lost = int(np.count_nonzero(silent)) - int(np.count_nonzero(~by_call))
     if lost > LOST_SHARE * np.count_nonzero(launches):
@@ -154,9 +152,19 @@ def _linkage(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     return found + _early(trace, np.flatnonzero(work)[by_call], np.flatnonzero(calls))
 
 
+def _unseen(trace: Trace) -> list[TraceWarning]:
+    """Find launches where no device work is recorded at all."""
+    calls = trace.events.of(Category.RUNTIME, Category.DRIVER)
+    launched = int(np.count_nonzero(calls & _launch_names(trace)[trace.events.name]))
+    if not launched:
+        return []
+    text = f"No device work is recorded, yet {launched} calls launched some: what ran is open."
+    return [TraceWarning("device-not-recorded", text, launched)]
+
+
 def _launch_names(trace: Trace) -> npt.NDArray[np.bool_]:
     return np.fromiter(
-        (_LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
+        (LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
 
 

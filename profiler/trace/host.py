@@ -18,12 +18,15 @@ from ..machine.roofs import Roofs
 from ..text import short_name
 from .collectives import Collective, host_collectives, to_intervals
 from .costs import Cost, cost, family, roof_seconds
+from .costs_names import forward_name
+from .device import device_work
 from .intervals import Union as Intervals
 from .intervals import clip, intersect, nest, self_time, subtract, total, union
+from .launches import LAUNCH
 from .table import Category, Signature, Trace
 
 Int64 = npt.NDArray[np.int64]
-Slot = Literal["compute", "memory", "host", "network", "imbalance"]
+Slot = Literal["compute", "memory", "host", "network", "imbalance", "other"]
 
 DEFAULT_DISPATCH_NS = 1_500.0
 """Cost of dispatching one op where no calibration exists: a tiny `add` takes 1 to 2 us on server
@@ -148,6 +151,8 @@ def divide(
     own = self_time(starts, events.duration_ns[mine], nested).astype(np.float64)
     judge = _Judge(trace, roofs)
     host, slots = judge.split(events.name[mine], events.signature[mine], own)
+    if unseen_device(trace):
+        host, slots = np.zeros_like(own), np.full(len(own), "other")
 
     top = nested.depth == 0
     busy = union(starts[top], nested.end_ns[top])
@@ -160,12 +165,21 @@ def divide(
         inside = _inside(starts, part)
         entry = PhaseTime(wall_ns=_length(part), events=int(inside.sum()))
         entry.slots["host"] += float(host[inside].sum())
-        for slot in ("compute", "memory"):
+        for slot in ("compute", "memory", "other"):
             entry.slots[slot] += float((own - host)[inside & (slots == slot)].sum())
         _add_gaps(entry, subtract(part, busy), waits, moving)
         result[phase] = entry
     ops = judge.table(events.name[mine], events.signature[mine], own, host)
     return HostWindow(result, ops, collectives, window[0], window[1])
+
+
+def unseen_device(trace: Trace) -> bool:
+    """Whether device work was launched and none recorded: then what an op's time is, is open."""
+    launched = np.isin(trace.events.category, (Category.RUNTIME, Category.DRIVER))
+    launched &= np.fromiter(
+        (LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
+    )[trace.events.name]
+    return bool(launched.any()) and not device_work(trace).any()
 
 
 def _add_gaps(entry: PhaseTime, gaps: Intervals, waits: Intervals, moving: Intervals) -> None:
@@ -238,6 +252,8 @@ class _Judge:
         if kind in HOST_FAMILIES or text.startswith(("autograd::", "torch::autograd")):
             return "host", float("inf")
         needs = self._cost(name, signature)
+        if needs is None and forward_name(text) is not None:
+            return "host", float("inf")  # an autograd node: the ops that it calls do its work
         if needs is None:
             slot: Slot = "compute" if kind in COMPUTE_FAMILIES or kind == "other" else "memory"
             return slot, UNKNOWN_DISPATCH_FACTOR * self._dispatch

@@ -17,6 +17,8 @@ from .table import Int32, Int64
 Union: TypeAlias = tuple[Int64, Int64]
 """Sorted, disjoint intervals: (starts, ends)."""
 
+_BLOCK_ROWS = 1 << 17
+
 EMPTY: Union = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -36,6 +38,25 @@ def union(starts: Int64, ends: Int64) -> Union:
     return starts[np.concatenate(([0], gap + 1))], reach[np.concatenate((gap, [len(ends) - 1]))]
 
 
+def union_of_rows(
+    start_ns: Int64, duration_ns: Int64, chosen: npt.NDArray[np.bool_] | None = None
+) -> Union:
+    """Return the union of the chosen events of a table, all of them by default.
+
+    In blocks: the result takes memory, the rows do not.
+    """
+    parts = []
+    for begin in range(0, len(start_ns), _BLOCK_ROWS):
+        block = slice(begin, begin + _BLOCK_ROWS)
+        starts, lengths = start_ns[block], duration_ns[block]
+        if chosen is not None:
+            starts, lengths = starts[chosen[block]], lengths[chosen[block]]
+        parts.append(union(starts, starts + lengths))
+    if len(parts) == 1:
+        return parts[0]
+    return union(*map(np.concatenate, zip(*parts, strict=True))) if parts else EMPTY
+
+
 def total(intervals: Union) -> int:
     """Return the summed length of a union, ns."""
     starts, ends = intervals
@@ -44,7 +65,22 @@ def total(intervals: Union) -> int:
 
 def intersect(first: Union, second: Union) -> Union:
     """Return the time that lies in both unions."""
-    return _where_covered(first, second, 2)
+    if len(first[0]) > len(second[0]):
+        first, second = second, first
+    (starts, ends), (others, other_ends) = first, second
+    if len(starts) == 0:
+        return EMPTY
+    begin = np.searchsorted(other_ends, starts, side="right")
+    count = np.searchsorted(others, ends, side="left") - begin
+    # pairs that overlap: interval `mine` of `first` with `theirs` of `second`, in order of time
+    mine = np.repeat(np.arange(len(starts), dtype=np.int32), count)
+    begin -= np.cumsum(count) - count
+    theirs = begin[mine]
+    theirs += np.arange(len(mine))
+    low, high = starts[mine], ends[mine]
+    np.maximum(low, others[theirs], out=low)
+    np.minimum(high, other_ends[theirs], out=high)
+    return low, high
 
 
 def merge(first: Union, second: Union) -> Union:
@@ -59,11 +95,11 @@ def subtract(first: Union, second: Union) -> Union:
     """Return the time that lies in `first` and not in `second`."""
     if len(first[0]) == 0 or len(second[0]) == 0:
         return first
-    low = min(first[0][0], second[0][0])
-    high = max(first[1][-1], second[1][-1])
-    # The complement of `second` over everything: between its intervals, and on both sides.
-    outside = union(np.append(low, second[1]), np.append(second[0], high))
-    return intersect(first, outside)
+    # The complement of `second`: between its intervals, and on both sides as far as `first` goes.
+    starts = np.concatenate((first[0][:1], second[1]))
+    ends = np.concatenate((second[0], first[1][-1:]))
+    inner = slice(int(ends[0] <= starts[0]), len(starts) - int(ends[-1] <= starts[-1]))
+    return intersect(first, (starts[inner], ends[inner]))
 
 
 def clip(intervals: Union, start: int, end: int) -> Union:
@@ -72,18 +108,6 @@ def clip(intervals: Union, start: int, end: int) -> Union:
     first = int(np.searchsorted(ends, start, side="right"))
     last = int(np.searchsorted(starts, end, side="left"))
     return np.maximum(starts[first:last], start), np.minimum(ends[first:last], end)
-
-
-def _where_covered(first: Union, second: Union, times: int) -> Union:
-    points = np.concatenate((first[0], second[0], first[1], second[1]))
-    if len(points) == 0:
-        return EMPTY
-    steps = np.ones(len(points), np.int64)
-    steps[len(first[0]) + len(second[0]) :] = -1
-    order = np.argsort(points, kind="stable")
-    points, depth = points[order], np.cumsum(steps[order])
-    inside = np.flatnonzero(depth[:-1] >= times)
-    return union(points[inside], points[inside + 1])
 
 
 def covered(intervals: Union, starts: Int64, ends: Int64) -> Int64:
@@ -136,6 +160,29 @@ def nest(start_ns: Int64, duration_ns: Int64) -> Nesting:
     if parent is None:
         return _nest_one_by_one(start, end)
     return Nesting(parent, _depths(parent), end, 0)
+
+
+def enclosing_rows(start_ns: Int64, duration_ns: Int64, rows: Int64, parents: Int64) -> None:
+    """Write into `parents`, at each of `rows`, the row that directly encloses it, -1 for none.
+
+    `rows` are those of one thread in a table sorted by (start, -duration). In blocks, cut where no
+    event is open: the work takes memory for a block, not for all rows.
+    """
+    begin, size = 0, _BLOCK_ROWS
+    while begin < len(rows):
+        block = rows[begin : begin + size]
+        starts, lengths = start_ns[block], duration_ns[block]
+        if begin + size < len(rows):
+            reach = np.maximum.accumulate(starts + lengths)
+            free = np.flatnonzero(starts[1:] > reach[:-1])
+            if not len(free):
+                size *= 2
+                continue
+            count = int(free[-1]) + 1
+            block, starts, lengths = block[:count], starts[:count], lengths[:count]
+        parent = nest(starts, lengths).parent
+        parents[block] = np.where(parent >= 0, block[parent], -1)
+        begin, size = begin + len(block), _BLOCK_ROWS
 
 
 def self_time(start_ns: Int64, duration_ns: Int64, nested: Nesting | None = None) -> Int64:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ..machine.catalogue import devices
 from ..machine.roofs import Roofs
-from .costs import Cost, cost, family, roof_seconds
+from .costs import Cost, cost, family, roof_seconds, with_recorded
 from .device import communication_work
-from .intervals import nest
-from .table import Category, Signature, Trace
+from .intervals import enclosing_rows
+from .table import DEVICE_WORK, Category, Signature, Trace, contains
 
 Int64 = npt.NDArray[np.int64]
-Slot = Literal["compute", "memory"]
+Mask = npt.NDArray[np.bool_]
+Slot = Literal["compute", "memory", "other"]
 
 COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent"})
+
+LIMITERS: dict[Slot, str] = {"compute": "arithmetic", "memory": "bandwidth", "other": "unknown"}
 
 LATENCY_SHARE = 0.1
 """A kernel below a tenth of both roofs is limited by latency: too small to fill the device."""
@@ -28,8 +33,9 @@ LATENCY_SHARE = 0.1
 class KernelTime:
     """Kernels of one name launched by one op with one signature.
 
-    `limiter` is "arithmetic", "bandwidth" or "latency"; `exact` is False where shapes were
-    missing and the family alone decided. `attainable_ns` is the time at the roof, 0 if unknown.
+    `limiter` is "arithmetic", "bandwidth", "latency", or "unknown" where neither cost nor name
+    says anything; `exact` is False where shapes were missing and the family alone decided.
+    `attainable_ns` is the time at the roof, 0 if unknown; `dtype` what the op calculates in.
     """
 
     name: str
@@ -44,16 +50,17 @@ class KernelTime:
     flop: float
     bytes: float
     attainable_ns: float
+    dtype: str = ""
 
 
 def launches(trace: Trace) -> npt.NDArray[np.bool_]:
     """Which host calls launched device work, by correlation."""
     events = trace.events
-    work = np.isin(events.category, (Category.KERNEL, Category.MEMCPY, Category.MEMSET))
-    work |= events.category == Category.COLLECTIVE
-    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
-    ids = np.unique(events.correlation[work & (events.correlation >= 0)])
-    return np.asarray(calls & np.isin(events.correlation, ids))
+    calls = np.flatnonzero(events.of(Category.RUNTIME, Category.DRIVER))
+    ids = events.correlation[events.of(*DEVICE_WORK)]
+    result = np.zeros(len(events), np.bool_)
+    result[calls] = contains(ids, events.correlation[calls])
+    return result
 
 
 def kernel_times(trace: Trace, window: tuple[int, int], roofs: Roofs | None) -> list[KernelTime]:
@@ -71,6 +78,7 @@ def kernel_times(trace: Trace, window: tuple[int, int], roofs: Roofs | None) -> 
             events.name[rows].astype(np.int64),
             np.where(ops >= 0, events.name[costed], -1).astype(np.int64),
             np.where(ops >= 0, events.signature[costed], -1).astype(np.int64),
+            np.where(ops >= 0, events.args[costed], -1).astype(np.int64),
         ],
         axis=1,
     )
@@ -82,7 +90,9 @@ def kernel_times(trace: Trace, window: tuple[int, int], roofs: Roofs | None) -> 
     weights = np.bincount(inverse, weights=shares)
     judged = _Judge(trace, roofs)
     found = [
-        judged.kernel(tuple(unique[i].tolist()), int(calls[i]), float(durations[i]), weights[i])
+        judged.kernel(
+            tuple(unique[i].tolist()), int(calls[i]), float(durations[i]), float(weights[i])
+        )
         for i in range(len(unique))
     ]
     return sorted(found, key=lambda kernel: -kernel.duration_ns)
@@ -104,73 +114,125 @@ def launching_ops(trace: Trace, kernels: Int64) -> Int64:
     By correlation to the launching call and the ops that enclose it on its thread; by external id
     where the trace has no calls. -1 where neither leads anywhere.
     """
+    enclosing = enclosing_events(trace)
+    return _climb_to_cost(trace, innermost_ops(trace, kernels, enclosing), enclosing)
+
+
+def innermost_ops(trace: Trace, work: Int64, parents: Int64) -> Int64:
+    """For each row of device work the event index of the op directly around its launch, else -1.
+
+    `parents`: what `enclosing_events` returns. By correlation; where that leads nowhere, by
+    external id.
+    """
     events = trace.events
-    result = np.full(len(kernels), -1, np.int64)
-    calls = np.flatnonzero(np.isin(events.category, (Category.RUNTIME, Category.DRIVER)))
-    order = calls[np.argsort(events.correlation[calls], kind="stable")]
-    enclosing = _enclosing_ops(trace)
-    if len(order):
-        place = np.searchsorted(events.correlation[order], events.correlation[kernels])
-        place = np.minimum(place, len(order) - 1)
-        matched = events.correlation[order[place]] == events.correlation[kernels]
-        matched &= events.correlation[kernels] >= 0
-        result[matched] = enclosing[order[place[matched]]]
-    open_ = (result < 0) & (events.external_id[kernels] > 0)
+    around = op_around(trace, parents)
+    calls = launching_calls(trace, work)
+    result = np.where(calls >= 0, around[np.maximum(calls, 0)], -1)
+    open_ = (result < 0) & (events.external_id[work] > 0)
     if open_.any():
-        result[open_] = _by_external_id(trace, kernels[open_])
-    return _climb_to_cost(trace, result, enclosing)
+        found = _by_external_id(trace, work[open_])
+        is_op = events.category[found] == Category.CPU_OP
+        result[open_] = np.where((found < 0) | is_op, found, around[found])
+    return result
 
 
-def _enclosing_ops(trace: Trace) -> Int64:
-    """For each host event the event index of the op that directly encloses it, else -1."""
+def launching_calls(trace: Trace, work: Int64) -> Int64:
+    """For each row of device work the event index of the call that launched it, -1 without one."""
     events = trace.events
-    host = np.isin(events.category, (Category.CPU_OP, Category.RUNTIME, Category.DRIVER))
+    calls = np.flatnonzero(events.of(Category.RUNTIME, Category.DRIVER))
+    result: Int64 = np.full(len(work), -1, np.int64)
+    if not len(calls):
+        return result
+    order = calls[np.argsort(events.correlation[calls], kind="stable")]
+    place = np.searchsorted(events.correlation[order], events.correlation[work])
+    place = np.minimum(place, len(order) - 1)
+    matched = events.correlation[order[place]] == events.correlation[work]
+    matched &= events.correlation[work] >= 0
+    result[matched] = order[place[matched]]
+    return result
+
+
+def enclosing_events(trace: Trace) -> Int64:
+    """For each op and call the event index of the op or call directly around it, else -1."""
+    events = trace.events
+    host = events.of(Category.CPU_OP, Category.RUNTIME, Category.DRIVER)
     parents: Int64 = np.full(len(events), -1, np.int64)
     for thread in np.unique(events.thread[host]):
         rows = np.flatnonzero(host & (events.thread == thread))
-        nested = nest(events.start_ns[rows], events.duration_ns[rows])
-        inner = nested.parent >= 0
-        parents[rows[inner]] = rows[nested.parent[inner]]
+        enclosing_rows(events.start_ns, events.duration_ns, rows, parents)
     return parents
 
 
+def op_around(trace: Trace, parents: Int64) -> Int64:
+    """For each op and call the event index of the op around it; calls in between are passed over.
+
+    `parents`: what `enclosing_events` returns.
+    """
+    is_op = trace.events.category == Category.CPU_OP
+    result: Int64 = parents.copy()
+    while True:
+        calls = np.flatnonzero((result >= 0) & ~is_op[result])
+        if not len(calls):
+            return result
+        result[calls] = parents[result[calls]]
+
+
 def _by_external_id(trace: Trace, kernels: Int64) -> Int64:
+    """The op, else the call, that has a kernel's external id; -1 where none has it."""
     events = trace.events
-    ops = np.flatnonzero((events.category == Category.CPU_OP) & (events.external_id > 0))
-    if not len(ops):
-        return np.full(len(kernels), -1, np.int64)
-    order = ops[np.argsort(events.external_id[ops], kind="stable")]
+    result: Int64 = np.full(len(kernels), -1, np.int64)
     wanted = events.external_id[kernels]
-    place = np.minimum(np.searchsorted(events.external_id[order], wanted), len(order) - 1)
-    found = order[place]
-    return np.asarray(np.where(events.external_id[found] == wanted, found, -1), np.int64)
+    for categories in ((Category.CPU_OP,), (Category.RUNTIME, Category.DRIVER)):
+        rows = np.flatnonzero(events.of(*categories) & (events.external_id > 0))
+        if len(rows):
+            order = rows[np.argsort(events.external_id[rows], kind="stable")]
+            place = np.searchsorted(events.external_id[order], wanted)
+            found = order[np.minimum(place, len(order) - 1)]
+            result = np.where((result < 0) & (events.external_id[found] == wanted), found, result)
+    return result
 
 
 def _climb_to_cost(trace: Trace, ops: Int64, parents: Int64) -> Int64:
     """Replace each op without a cost by the nearest one around it that has one."""
+    is_op = trace.events.category == Category.CPU_OP
+    result: Int64 = np.full(len(ops), -1, np.int64)
+    nearest: Int64 = np.full(len(ops), -1, np.int64)
+    left, current = np.arange(len(ops)), ops
+    known: dict[tuple[int, int, int], bool] = {}
+    while True:  # one level up in each round
+        inside = current >= 0
+        left, current = left[inside], current[inside]
+        if not len(left):
+            break
+        op = is_op[current]
+        first = left[op & (nearest[left] < 0)]
+        nearest[first] = current[op & (nearest[left] < 0)]
+        good = op & _have_cost(trace, current, known)
+        result[left[good]] = current[good]
+        left, current = left[~good], parents[current[~good]]
+    return np.where(result >= 0, result, nearest)
+
+
+def _have_cost(trace: Trace, rows: Int64, known: dict[tuple[int, int, int], bool]) -> Mask:
+    """Which events have a cost; `known` keeps the answer for each name and its arguments."""
     events = trace.events
-    is_op = events.category == Category.CPU_OP
-    pairs: dict[tuple[int, int], bool] = {}
-    result: Int64 = ops.copy()
-    for index, start in enumerate(ops.tolist()):
-        current, nearest = start, -1
-        while current >= 0:
-            if is_op[current]:
-                nearest = current if nearest < 0 else nearest
-                key = (int(events.name[current]), int(events.signature[current]))
-                if key not in pairs:
-                    pairs[key] = _cost(trace, *key) is not None
-                if pairs[key]:
-                    break
-            current = int(parents[current])
-        result[index] = current if current >= 0 else nearest
-    return result
+    keys = np.stack([events.name[rows], events.signature[rows], events.args[rows]], axis=1)
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    answers = []
+    for key in map(tuple, unique.tolist()):
+        if key not in known:
+            known[key] = _cost(trace, *key) is not None
+        answers.append(known[key])
+    return np.asarray(answers, np.bool_)[inverse.reshape(-1)]
 
 
-def _cost(trace: Trace, name: int, signature: int) -> Cost | None:
-    if signature < 0:
+def _cost(trace: Trace, name: int, signature: int, args: int) -> Cost | None:
+    recorded = trace.args[args] if args >= 0 else {}
+    if signature < 0 and not recorded:
         return None
-    return cost(trace.names[name], trace.signatures[signature])
+    shapes = trace.signatures[signature] if signature >= 0 else Signature()
+    text = trace.names[name]
+    return with_recorded(cost(text, shapes), text, shapes, recorded)
 
 
 class _Judge:
@@ -179,17 +241,22 @@ class _Judge:
         self._roofs = roofs
 
     def kernel(
-        self, key: tuple[int, int, int], calls: int, duration_ns: float, weight: float
+        self, key: tuple[int, int, int, int], calls: int, duration_ns: float, weight: float
     ) -> KernelTime:
         """Judge `calls` kernels that carry `weight` calls of their op's cost."""
-        name, op, signature = key
+        name, op, signature, args = key
         text = self._trace.names[name]
-        needs = _cost(self._trace, op, signature) if op >= 0 else None
+        needs = _cost(self._trace, op, signature, args) if op >= 0 else None
         kind = needs.family if needs is not None else family(text)
         slot: Slot = "compute" if kind in COMPUTE_FAMILIES else "memory"
-        limiter = "arithmetic" if slot == "compute" else "bandwidth"
+        if kind == "other":
+            slot = "other"  # neither its op nor its name says what the kernel does
+        limiter = LIMITERS[slot]
         attainable = 0.0
         exact = False
+        if needs is not None and self._roofs is None:
+            slot = _beyond_doubt(needs) or slot
+            limiter = LIMITERS[slot]
         if needs is not None and self._roofs is not None:
             seconds = roof_seconds(needs, self._roofs)
             arithmetic, transfer = (value * 1e9 * weight for value in seconds)
@@ -197,7 +264,7 @@ class _Judge:
             exact = transfer > 0 and (arithmetic > 0 or needs.flop == 0)
             if exact:  # a card whose figure for this type is not known: the family decides
                 slot = "compute" if arithmetic > transfer else "memory"
-            limiter = "arithmetic" if slot == "compute" else "bandwidth"
+            limiter = LIMITERS[slot]
             if exact and attainable < LATENCY_SHARE * duration_ns:
                 limiter = "latency"
         recorded = self._trace.signatures[signature] if signature >= 0 else Signature()
@@ -214,7 +281,33 @@ class _Judge:
             flop=needs.flop * weight if needs else 0.0,
             bytes=needs.bytes * weight if needs else 0.0,
             attainable_ns=attainable,
+            dtype=needs.dtype if needs else "",
         )
+
+
+def _beyond_doubt(needs: Cost) -> Slot | None:
+    """What limits work on every device of the catalogue, by its arithmetic intensity."""
+    if not needs.bytes:
+        return None
+    low, high = _ridges(needs.dtype, needs.matrix)
+    if needs.intensity < low:
+        return "memory"
+    return "compute" if needs.intensity > high else None
+
+
+@lru_cache(maxsize=64)
+def _ridges(dtype: str, matrix: bool) -> tuple[float, float]:
+    """The least and the greatest ridge, FLOP/byte, of the devices that have both roofs.
+
+    (0, infinity) where none has.
+    """
+    found = []
+    for device in devices():
+        roofs = device.roofs()
+        flops = roofs.flops_for(dtype, matrix=matrix)
+        if flops and roofs.memory_bandwidth:
+            found.append(flops / roofs.memory_bandwidth)
+    return (min(found), max(found)) if found else (0.0, float("inf"))
 
 
 def by_family(kernels: list[KernelTime]) -> dict[str, float]:

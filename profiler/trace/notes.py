@@ -22,6 +22,12 @@ class Notes:
     def __contains__(self, slug: str) -> bool:
         return slug in self._texts
 
+    def take(self) -> list[tuple[str, str, int]]:
+        """Return (slug, text, count) of every slug, and forget them."""
+        taken = [(slug, text, self._counts[slug]) for slug, text in self._texts.items()]
+        self._texts, self._counts = {}, {}
+        return taken
+
     def warnings(self) -> list[TraceWarning]:
         """Every slug with its text and count, in the order first noticed."""
         return [TraceWarning(slug, text, self._counts[slug]) for slug, text in self._texts.items()]

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnusableData
 from .columns import Columns, is_epoch
+from .decode import AnyEvent, EventDecoder
 from .document import Documents
 from .notes import Notes
-from .source import Progress, blocks
+from .source import Progress, blocks, is_plain, plain_blocks, unreadable
+from .spans import EventReader
+from .split import read_split
 from .table import Trace
 
 
-def read_trace(path: Path, progress: Progress | None = None) -> Trace:
+def read_trace(path: Path, progress: Progress | None = None, processes: int = 1) -> Trace:
     """Read one trace file; what was wrong with the file is in the trace's `warnings`.
 
-    `progress` is called with (bytes read, bytes of the file). Raises UnusableData with the slug
-    `trace-unreadable`, `trace-empty` or `not-a-trace`.
+    `progress` is called with (bytes read, bytes of the file). `processes` share the work on a
+    plain file, with the same result; `split.processes_for` says how many pay. Raises UnusableData
+    with the slug `trace-unreadable`, `trace-empty` or `not-a-trace`.
     """
     notes = Notes()
     columns = Columns(notes)
+    reader = EventReader(notes)
     metadata: dict[str, Any] = {}
+
+    def decoded(events: Sequence[AnyEvent]) -> None:
+        reader.add(events)
+        columns.add(reader.take())
 
     def ended(values: dict[str, Any]) -> None:
         metadata.update(values)
         columns.end_document(_base_ns(values))
 
+    def ahead(begin: int, decoder: EventDecoder) -> Iterator[bytes]:
+        following = begin
+        with unreadable(path):
+            for number, part, end in read_split(path, begin, decoder, processes, progress):
+                columns.add(part, 1 + number)  # 0 is the reader of this process
+                following = end
+        return plain_blocks(path, following, progress)
+
+    path = Path(path)
+    splits = processes > 1 and is_plain(path)
     with _no_cyclic_collection():
-        Documents(notes, columns.add, ended).read(blocks(Path(path), notes, progress))
+        documents = Documents(notes, decoded, ended, ahead if splits else None)
+        documents.read(blocks(path, notes, progress))
         events, names, threads, signatures, args = columns.finish()
     if not len(events):
         if not metadata:
             raise UnusableData(
                 "not-a-trace",
-                f"{Path(path).name} holds no trace events.",
+                f"{path.name} holds no trace events.",
                 "A Kineto trace is JSON with a `traceEvents` list.",
             )
         notes.add("no-events", "The trace holds no events with a duration.")

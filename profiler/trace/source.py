@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,19 +24,46 @@ Progress = Callable[[int, int], None]
 """Called with (bytes of the file read, bytes of the file)."""
 
 
+def is_plain(path: Path) -> bool:
+    """Whether the file's bytes are the text's own: neither gzip nor with a byte-order mark."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(3)
+    except OSError:
+        return False
+    return not first.startswith((_GZIP_MAGIC, codecs.BOM_UTF8, *_UTF16))
+
+
+def plain_blocks(path: Path, start: int, progress: Progress | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a plain file from `start` on in blocks; raises as `blocks`."""
+    with unreadable(path), path.open("rb") as file:
+        size = path.stat().st_size
+        file.seek(start)
+        for block in _plain(file):
+            if progress is not None:
+                progress(file.tell(), size)
+            yield block
+
+
 def blocks(path: Path, notes: Notes, progress: Progress | None = None) -> Iterator[bytes]:
     """Yield the uncompressed bytes of `path` in blocks, UTF-8, without a byte-order mark.
 
     Raises UnusableData (`trace-unreadable`, `trace-empty`) where there is nothing to read.
     """
-    try:
+    with unreadable(path), path.open("rb") as file:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            if size == 0:
-                raise UnusableData(
-                    "trace-empty", f"{path.name} is empty.", "Was the export interrupted?"
-                )
-            yield from _decoded(_raw(file, size, notes, progress), notes)
+        if size == 0:
+            raise UnusableData(
+                "trace-empty", f"{path.name} is empty.", "Was the export interrupted?"
+            )
+        yield from _decoded(_raw(file, size, notes, progress), notes)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Turn an OSError into UnusableData (`trace-unreadable`)."""
+    try:
+        yield
     except OSError as error:
         raise UnusableData(
             "trace-unreadable",

@@ -12,6 +12,10 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+_TABLE_ROWS = 8
+"""Bytes of the table in `contains` for each value: as much as an int64 column has."""
 
 
 class Category(IntEnum):
@@ -72,6 +76,31 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+    def of(self, *categories: Category) -> npt.NDArray[np.bool_]:
+        """Which events have one of these categories."""
+        wanted = np.zeros(256, np.bool_)
+        wanted[list(categories)] = True
+        return wanted[self.category]
+
+
+def contains(ids: npt.NDArray[np.integer], values: npt.NDArray[np.integer]) -> Mask:
+    """Which of `values` are among `ids`; negative ones stand for "not recorded" and never are.
+
+    By a table from the least to the largest id where that is short enough: ids count up.
+    """
+    ids = ids[ids >= 0]
+    if not len(ids):
+        return np.zeros(len(values), np.bool_)
+    least, largest = int(ids.min()), int(ids.max())
+    inside = (values >= least) & (values <= largest)
+    if largest - least > _TABLE_ROWS * (len(ids) + len(values)):
+        known = np.unique(ids)
+        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        return np.asarray(inside & (known[place] == values))
+    table = np.zeros(largest - least + 1, np.bool_)
+    table[ids - least] = True
+    return inside & table[np.where(inside, values - least, 0)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""Measures what each planted cause costs, and holds the verdicts against it.
+
+    python -m benchmarks.truth [--quick] [--repeats 1] [--families mlp,cnn] [--causes decode]
+                               [--store] [--write] [--score-only]
+
+Plain, every removal, and wrapped runs are interleaved, each in a process of its own. Results go
+to `--results` as they come, and what is there is not measured again: the command can be
+interrupted and repeated. Verdicts are made anew from the recorded runs each time, so a change of
+a rule is scored by `--score-only` within two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from ..quiet import BUSY_CORES
+from .cases import UNTUNED_FAMILIES, Case, all_cases
+from .judge import by_case, read_timings, score_case
+from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure
+from .report import table, write
+from .score import Row
+from .store import store
+
+PAGE = ROOT / "docs" / "accuracy.md"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a few cases that cover every class")
+    add("--families", type=_words, default=[], help="only these, separated by commas")
+    add("--causes", type=_words, default=[], help="only these, separated by commas")
+    add("--repeats", type=int, default=1, help="of every variant of every case")
+    add("--tries", type=int, default=2, help="of a run that other programs disturbed")
+    add("--wait", type=float, default=20.0, help="seconds for quiet, before a run is taken again")
+    add("--results", type=Path, default=ROOT / ".cache" / "truth")
+    add("--score-only", action="store_true", help="measure nothing")
+    add("--store", action="store_true", help="keep the recorded runs in sample_traces/")
+    add("--write", action="store_true", help="write the table to docs/accuracy.md")
+    add("--list", action="store_true", help="list the cases and their commands")
+    return parser.parse_args()
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def chosen(args: argparse.Namespace) -> list[Case]:
+    return [
+        case
+        for case in all_cases()
+        if (case.quick or not args.quick)
+        and (not args.families or case.family in args.families)
+        and (not args.causes or case.cause in args.causes)
+    ]
+
+
+def measure_all(cases: list[Case], args: argparse.Namespace) -> None:
+    """Everything that is not measured yet, one repeat of all cases after the other."""
+    runs, file = args.results / "runs", args.results / "results.jsonl"
+    runs.mkdir(parents=True, exist_ok=True)
+    done = {(t.case, t.variant, t.repeat) for t in read_timings(file) if not t.error}
+    todo = [
+        (case, variant, repeat)
+        for repeat in range(args.repeats)
+        for case in cases
+        for variant in variants(case)
+        if (case.name, variant, repeat) not in done
+    ]
+    started, patience = time.monotonic(), Patience(args.tries, args.wait)
+    with file.open("ab") as results:
+        for count, (case, variant, repeat) in enumerate(todo, start=1):
+            timing = measure(case, variant, repeat, runs, patience)
+            results.write(msgspec.json.encode(timing) + b"\n")
+            results.flush()
+            left_min = (time.monotonic() - started) / count * (len(todo) - count) / 60
+            print(f"{count:4}/{len(todo)}  {_line(timing)}  ({left_min:.0f} min left)", flush=True)
+
+
+def variants(case: Case) -> list[str]:
+    """Bad input is only recorded: there is nothing to remove."""
+    if case.needs == "link" and not can_link():
+        return []
+    return [WRAPPED] if case.kind == "bad-input" else [PLAIN, *case.removals, WRAPPED]
+
+
+def _line(timing: Timing) -> str:
+    busy = f"  others {timing.others:.1f} cores" if timing.others >= BUSY_CORES else ""
+    error = f"  FAILED: {timing.error.strip().splitlines()[-1][:120]}" if timing.error else ""
+    return f"{timing.case:40} {timing.variant:10} {timing.step_ms:8.1f} ms{busy}{error}"
+
+
+def score_all(cases: list[Case], args: argparse.Namespace) -> list[Row]:
+    timings = by_case(read_timings(args.results / "results.jsonl"))
+    found = (score_case(case, timings.get(case.name, []), args.results / "runs") for case in cases)
+    return [row for row in found if row is not None]
+
+
+def facts(rows: list[Row], timings: list[Timing], args: argparse.Namespace) -> list[str]:
+    """What was run, where, and beside how much other work."""
+    import torch
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    mine = [t for t in timings if t.case in {row.case for row in rows}]
+    noisy = sum(t.others >= BUSY_CORES for t in mine) / max(1, len(mine))
+    command = " ".join(["python -m benchmarks.truth", *selection(args)])
+    return [
+        f"`{command}` at commit {commit or 'unknown'}: {len(rows)} of {len(chosen(args))} cases, "
+        f"{os.cpu_count()} cores "
+        f"({_processor()}), torch {torch.__version__}, Python {platform.python_version()}. "
+        f"Other programs used more than {BUSY_CORES} cores beside {100 * noisy:.0f} % of the runs.",
+        f"Held out while rules were tuned: {', '.join(sorted(UNTUNED_FAMILIES))}.",
+    ]
+
+
+def selection(args: argparse.Namespace) -> list[str]:
+    """The options that choose what is measured, as they are written."""
+    words = ["--quick"] if args.quick else []
+    words += ["--families", ",".join(args.families)] if args.families else []
+    words += ["--causes", ",".join(args.causes)] if args.causes else []
+    return [*words, "--repeats", str(args.repeats)]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def main() -> int:
+    args = arguments()
+    cases = chosen(args)
+    if args.list:
+        for case in cases:
+            print(f"{case.name:40} {case.script} {' '.join(case.arguments)}  [{case.removals}]")
+        return 0
+    if not args.score_only:
+        measure_all(cases, args)
+    rows = score_all(cases, args)
+    timings = read_timings(args.results / "results.jsonl")
+    text = table(rows, facts(rows, timings, args))
+    print(text)
+    if args.write:
+        write(PAGE, text)
+    if args.store:
+        print(store(cases, rows, by_case(timings), args.results / "runs"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Takes one limit away and leaves all else as it is: the counterfactuals of the training scripts.
+
+Arithmetic: each layer reads and writes the same tensors, forward and backward, and multiplies
+nothing. The sums that stand in for the products cost one pass over each operand, as the product
+itself needs at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Touch(torch.autograd.Function):
+    """Reads every operand once and writes a result of the given shape; the same for gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: Sequence[int], *operands: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*operands)
+        value = sum(operand.mean() for operand in operands)
+        return operands[0].new_empty(shape).copy_(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        operands = ctx.saved_tensors
+        results: list[torch.Tensor | None] = [None]
+        for index, operand in enumerate(operands):
+            if not ctx.needs_input_grad[1 + index]:
+                results.append(None)
+                continue
+            # The gradient of one operand reads the incoming gradient and the other operand.
+            other = operands[1 - index] if len(operands) > 1 and index < 2 else operand
+            value = grad.mean() + 1e-6 * other.mean()
+            results.append(torch.empty_like(operand).copy_(value))
+        return tuple(results)
+
+
+def touch(shape: Sequence[int], *operands: torch.Tensor | None) -> torch.Tensor:
+    """A result of `shape` made from the operands without products; None operands are left out."""
+    given = [operand for operand in operands if operand is not None]
+    return Touch.apply(tuple(shape), *given)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def touch_linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    return touch((*x.shape[:-1], layer.out_features), x, layer.weight, layer.bias)
+
+
+def touch_convolution(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    sizes = [
+        (x.shape[2 + axis] + 2 * int(layer.padding[axis]) - layer.kernel_size[axis])
+        // layer.stride[axis]
+        + 1
+        for axis in (0, 1)
+    ]
+    return touch((x.shape[0], layer.out_channels, *sizes), x, layer.weight, layer.bias)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
+def touch_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return touch(query.shape, query, key, value)
+
+
+def touch_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Stands in for `left @ right` of two batches of matrices."""
+    return touch((*left.shape[:-1], right.shape[-1]), left, right)
+
+
+def without_arithmetic(model: nn.Module) -> None:
+    """Compute removed: every linear layer, convolution and attention of `model` only touches."""
+    for layer in model.modules():
+        replaced: Any = layer
+        if isinstance(layer, nn.Linear):
+            replaced.forward = partial(touch_linear, layer)
+        elif isinstance(layer, nn.Conv2d):
+            replaced.forward = partial(touch_convolution, layer)
+        elif hasattr(layer, "attend"):
+            replaced.attend = touch_attention
+        elif hasattr(layer, "product"):
+            replaced.product = touch_product

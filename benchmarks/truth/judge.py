@@ -1,0 +1,108 @@
+"""From stored timings and run folders to scored rows: the verdict is made anew each time."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+from boundscope.profiler.diagnose import diagnose_features, find_roofs
+from boundscope.profiler.diagnosis import Diagnosis
+from boundscope.profiler.errors import BoundscopeError
+from boundscope.profiler.features import derive
+from boundscope.profiler.run.load import load_run
+
+from .baselines import largest_utilisation, phase_shares
+from .cases import Case
+from .measure import FAMILIES, ROOT, WRAPPED, Timing
+from .score import Answer, Row, row_of, savings
+
+MARK = re.compile(r"# planted: ([\w, -]+)")
+SHARED_SCRIPTS = ("job.py", "samples.py")
+
+
+def read_timings(file: Path) -> list[Timing]:
+    """The stored lines; a torn last line is left out."""
+    found = []
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        try:
+            found.append(msgspec.json.decode(line, type=Timing))
+        except msgspec.MsgspecError:
+            continue
+    return found
+
+
+def by_case(timings: list[Timing]) -> dict[str, list[Timing]]:
+    found: dict[str, list[Timing]] = defaultdict(list)
+    for timing in timings:
+        found[timing.case].append(timing)
+    return found
+
+
+def step_times(timings: list[Timing]) -> dict[str, list[float]]:
+    """Step times per variant, in the order of the repeats."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for timing in sorted(timings, key=lambda timing: timing.repeat):
+        if timing.step_ms and not timing.error:
+            found[timing.variant].append(timing.step_ms)
+    return found
+
+
+def recorded(timings: list[Timing]) -> Timing | None:
+    """The wrapped run that others disturbed least."""
+    wrapped = [t for t in timings if t.variant == WRAPPED and t.run]
+    return min(wrapped, key=lambda timing: timing.others, default=None)
+
+
+def answer_of(diagnosis: Diagnosis) -> Answer:
+    bound = diagnosis.verdict.bound
+    places = [place for f in diagnosis.findings if f.bound == bound for place in f.where]
+    lines = {(Path(p.file).name, p.line) for p in places if p.file and p.line is not None}
+    return Answer(
+        bound=bound,
+        confidence=diagnosis.verdict.confidence,
+        warnings=sorted({warning.slug for warning in diagnosis.warnings}),
+        findings=[
+            (f.id, f.bound, f.saving.low, f.saving.mid, f.saving.high) for f in diagnosis.findings
+        ],
+        lines=sorted(lines),
+    )
+
+
+def judge_folder(folder: Path) -> tuple[Answer, dict[str, str]]:
+    """The verdict on a recorded run, and what the baselines name; unusable data is `unknown`."""
+    try:
+        run = load_run(folder)
+        features = derive(run, find_roofs(run, measure=False))
+        answer = answer_of(diagnose_features(features))
+    except BoundscopeError as error:
+        return Answer("unknown", 0.0, [error.slug]), {}
+    named = {
+        "largest utilisation": largest_utilisation(run),
+        "phase shares": phase_shares(features),
+    }
+    return answer, named
+
+
+def planted_lines(case: Case) -> dict[str, set[tuple[str, int]]]:
+    """File name and line of every mark in the scripts that the case runs, per cause."""
+    own = "ddp.py" if case.script == "two_ranks.py" else case.script
+    found: dict[str, set[tuple[str, int]]] = defaultdict(set)
+    for name in (own, *SHARED_SCRIPTS):
+        text = (ROOT / FAMILIES / name).read_text()
+        for number, line in enumerate(text.splitlines(), start=1):
+            mark = MARK.search(line)
+            for cause in mark[1].split(",") if mark else ():
+                found[cause.strip()].add((name, number))
+    return found
+
+
+def score_case(case: Case, timings: list[Timing], runs: Path) -> Row | None:
+    """The case's row; None where it has no recorded run."""
+    wrapped = recorded(timings)
+    if wrapped is None or not (runs / wrapped.run).exists():
+        return None
+    answer, named = judge_folder(runs / wrapped.run)
+    return row_of(case, savings(step_times(timings)), answer, named, planted_lines(case))

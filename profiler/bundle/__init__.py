@@ -1,0 +1,1 @@
+"""One redacted file of a run, for a bug report: made here, and opened as a stranger's."""

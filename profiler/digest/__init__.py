@@ -1,0 +1,1 @@
+"""What pages show of a run, computed once and kept in the user's cache folder."""

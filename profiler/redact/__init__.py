@@ -1,0 +1,8 @@
+"""Takes what names people, machines and secrets out of a recording, by stable pseudonyms."""
+
+from __future__ import annotations
+
+from .kinds import GROUPS, KEEPABLE, parse_keep
+from .redactor import Known, Redaction, Redactor
+
+__all__ = ["GROUPS", "KEEPABLE", "Known", "Redaction", "Redactor", "parse_keep"]

@@ -1,0 +1,79 @@
+"""Paths shortened to what says nothing of the machine: relative to the project, packages, torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .kinds import HOME
+
+SHORTENED = "…"
+"""Stands for the part of a path that was left out."""
+
+_LIBRARY = re.compile(r".*/((?:site|dist)-packages/.*)", re.DOTALL)
+_STANDARD = re.compile(r".*/lib(?:64)?/(python[23][^/]*/.*)", re.DOTALL)
+_TORCH = re.compile(
+    r".*/(torch/(?:nn|optim|utils|autograd|distributed|cuda|_\w+|serialization\.py|storage\.py"
+    r"|functional\.py|fx|jit|amp|profiler|multiprocessing|csrc|backends|ao|export|library\.py"
+    r"|_tensor\.py|__init__\.py)(?:/.*)?)",
+    re.DOTALL,
+)
+_OWN = re.compile(r".*/((?:boundscope|collectors/(?:inside|inject|beside))/.*)", re.DOTALL)
+_PROGRAM = re.compile(r".*/(bin/(?:python|pypy|torchrun|accelerate|deepspeed)[\w.]*)")
+_SYSTEM = re.compile(r"/(?:proc|sys)/.*|/dev/(?:nvidia|kfd|dri|null|vd|sd|nvme).*")
+_TOOLKITS = re.compile(r"(/usr/local/cuda[\d.-]*|/opt/rocm[\d.-]*)(?=/|$).*", re.DOTALL)
+_SUFFIX = re.compile(
+    r"\.(?:py|pyc|pyx|so|sh|cpp|cu|h|json|jsonl|gz|zip|tar|pt|pth|bin|ckpt|safetensors|onnx|yaml|yml"
+    r"|toml|txt|log|csv|tsv|parquet|arrow|npy|npz|h5|jpg|jpeg|png|mp4|wav|db|lock|ipynb)$",
+    re.IGNORECASE,
+)
+_ABSOLUTE = re.compile(r"/|\\\\|[A-Za-z]:[\\/]|~|file:/|\.\.(?:[\\/]|$)")
+
+
+def is_outside(path: str) -> bool:
+    """Whether the path leads somewhere by itself, not from the project's folder."""
+    return _ABSOLUTE.match(path) is not None
+
+
+def shortened(path: str, projects: Iterable[str]) -> str | None:
+    """Return the path without what stands before package or project; None where it is in neither.
+
+    `projects` are absolute folders, the innermost first. A relative path is returned as it is.
+    """
+    if path.startswith("<") or not is_outside(path):
+        return path
+    plain = path.replace("\\", "/").removeprefix("file://")
+    for pattern in (_LIBRARY, _STANDARD, _OWN, _TORCH, _PROGRAM):
+        match = pattern.match(plain)
+        if match and "/../" not in plain:
+            between = "lib/" if pattern is _STANDARD else ""
+            return f"{SHORTENED}/{between}{match[1]}"
+    for folder in projects:
+        root = folder.replace("\\", "/").rstrip("/")
+        if root and plain == root:
+            return "."
+        rest = plain[len(root) + 1 :]
+        inside = root and plain.startswith(root + "/") and "/../" not in plain
+        # Of a home folder only what lies directly in it belongs to a project.
+        if inside and not ("/" in rest and is_home(root)):
+            return rest
+    if _SYSTEM.fullmatch(plain) or _TOOLKITS.fullmatch(plain):
+        return plain
+    return None
+
+
+def is_home(folder: str) -> bool:
+    """Whether a folder is a user's own."""
+    match = HOME.search(folder)
+    return match is not None and match.end() == len(folder)
+
+
+def suffix(path: str) -> str:
+    """Return the ending of a file's name where it is a common one, else ""."""
+    match = _SUFFIX.search(path)
+    return match.group().lower() if match else ""
+
+
+def last_part(path: str) -> str:
+    """Return the name of the file or folder itself."""
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]

@@ -1,0 +1,263 @@
+"""What the launching threads did while the device was idle: exclusive and exhaustive causes.
+
+Only time in which the device is idle is looked at: a wait of the host that the device's queue
+hides is charged nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from .copies import copy_kind
+from .intervals import EMPTY, Union, intersect, merge, nest, subtract, total, union, union_of_rows
+from .kernels import launches, launching_calls
+from .steps import find_steps
+from .table import Category, Int64, Trace
+
+Mask = npt.NDArray[np.bool_]
+Threads = npt.NDArray[np.int32]
+
+IDLE_CAUSES = (
+    "loader",
+    "garbage",
+    "allocator",
+    "synchronisation",
+    "copy-in",
+    "copy",
+    "launch",
+    "preparation",
+    "dispatch",
+    "another-thread",
+    "python",
+    "nothing-seen",
+)
+"""In order of precedence where several hold at one time."""
+
+IDLE_SLOTS = {
+    "loader": "input",
+    "garbage": "host",
+    "allocator": "memory",
+    "synchronisation": "host",
+    "copy-in": "input",
+    "copy": "host",
+    "launch": "host",
+    "preparation": "input",
+    "dispatch": "host",
+    "another-thread": "host",
+    "python": "host",
+    "nothing-seen": "other",
+}
+
+SYNCHRONISE = re.compile(
+    r"(cuda|hip|mtia|xpu)?(Device|Stream|Event|Ctx)Synchronize|cudaEventQuery|zeCommandQueueSync"
+    r"|zeEventHostSynchronize|piQueueFinish"
+)
+COPY = re.compile(r"^(cuda|hip)Mem(cpy|set)(?!.*Kernel)")
+ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostRegister|MallocAsync|MemCreate)")
+MODULE = "nn.Module: "
+
+_LOADER = re.compile(r"enumerate\(DataLoader\)|DataLoaderIter\.__next__", re.IGNORECASE)
+_GARBAGE = re.compile(r"^(Python GC|GC|<built-in function collect>)$")
+"""The profiler's own events of the collector, and an explicit `gc.collect()`."""
+
+_WAIT = re.compile(
+    r"(?:^|/)threading\.py\(\d+\): (?:wait|wait_for|join|acquire|_wait_for_tstate_lock)$"
+    r"|(?:^|/)queue\.py\(\d+\): (?:get|put|join)$"
+    r"|(?:^|/)concurrent/futures/_base\.py\(\d+\): (?:result|exception|wait)$"
+    r"|^<built-in method (?:acquire|__enter__) of _thread\.R?[Ll]ock "
+    r"|^<built-in method (?:get|put) of _queue\.SimpleQueue "
+    r"|_engine_run_backward$|^<built-in method run_backward of "
+)
+"""Python frames that wait for another thread: locks, queues, futures, and the autograd engine,
+whose device threads do the work while the caller sleeps."""
+
+
+def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
+    """Split the device's idle time by cause, in the order of `IDLE_CAUSES`.
+
+    The parts are disjoint and cover `idle`; causes that do not occur are left out.
+    """
+    left, result = idle, {}
+    threads = launching_threads(trace)
+    calls = host_calls(trace, threads)
+    for cause in IDLE_CAUSES[:-1]:
+        if not len(left[0]):
+            break
+        find = _SPANS.get(cause)
+        spans = find(trace, threads) if find else _calls(trace, calls, cause)
+        taken = intersect(left, spans)
+        if total(taken):
+            result[cause] = taken
+            left = subtract(left, spans)
+    if total(left):
+        result["nothing-seen"] = left
+    return result
+
+
+def launching_threads(trace: Trace) -> npt.NDArray[np.int32]:
+    """Host threads that launch device work; where no call is recorded, those that run ops."""
+    events = trace.events
+    for mask in (
+        launches(trace),
+        events.of(Category.RUNTIME, Category.DRIVER),
+        events.of(Category.CPU_OP),
+    ):
+        if mask.any():
+            return np.flatnonzero(np.bincount(events.thread[mask])).astype(np.int32)
+    return np.empty(0, np.int32)
+
+
+def matching(trace: Trace, pattern: re.Pattern[str]) -> Mask:
+    """Which events have a name that `pattern` finds."""
+    found = np.fromiter(
+        (pattern.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
+    )
+    return found[trace.events.name] if len(found) else np.zeros(len(trace.events), np.bool_)
+
+
+def spans_of(trace: Trace, mask: Mask) -> Union:
+    """The union of the events that `mask` chooses."""
+    return union_of_rows(trace.events.start_ns, trace.events.duration_ns, mask)
+
+
+def on_threads(trace: Trace, threads: Threads) -> Mask:
+    """Which events are of these threads."""
+    wanted = np.zeros(len(trace.threads), np.bool_)
+    wanted[threads] = True
+    return wanted[trace.events.thread]
+
+
+def host_calls(trace: Trace, threads: Threads | None = None) -> Mask:
+    """Runtime and driver calls of the threads that launch (`threads`, where they are known)."""
+    threads = launching_threads(trace) if threads is None else threads
+    return trace.events.of(Category.RUNTIME, Category.DRIVER) & on_threads(trace, threads)
+
+
+def _calls(trace: Trace, calls: Mask, cause: str) -> Union:
+    pattern = {"allocator": ALLOCATOR, "synchronisation": SYNCHRONISE, "copy": COPY}.get(cause)
+    return spans_of(trace, calls if pattern is None else calls & matching(trace, pattern))
+
+
+def _copy_in(trace: Trace, threads: Threads) -> Union:
+    """Calls that copy from the host to the device: from pageable memory they stage it first."""
+    kinds = np.fromiter(
+        (copy_kind(name) == "host-to-device" for name in trace.names), np.bool_, len(trace.names)
+    )
+    copies = np.flatnonzero(trace.events.category == Category.MEMCPY)
+    copies = copies[kinds[trace.events.name[copies]]]
+    calls = launching_calls(trace, copies)
+    mask = _only(len(trace.events), calls[calls >= 0])
+    return spans_of(trace, mask & on_threads(trace, threads) & matching(trace, COPY))
+
+
+def _loader(trace: Trace, _: Threads) -> Union:
+    mask = trace.events.category == Category.LOADER
+    return spans_of(trace, mask | matching(trace, _LOADER) & _ranges(trace))
+
+
+def _garbage(trace: Trace, _: Threads) -> Union:
+    return spans_of(trace, matching(trace, _GARBAGE) & _ranges(trace))
+
+
+def _ranges(trace: Trace) -> Mask:
+    return trace.events.of(Category.CPU_OP, Category.ANNOTATION, Category.PYTHON)
+
+
+def preparation(trace: Trace, threads: Threads | None = None) -> Union:
+    """From the start of each step to its first module call: making the batch ready.
+
+    As in the phases of a recorded run. Only where module calls are recorded and steps marked.
+    """
+    calls = _module_calls(trace, threads)
+    steps = find_steps(trace)
+    if not len(calls) or steps.source not in ("profiler", "optimizer"):
+        return EMPTY
+    starts = trace.events.start_ns[calls]
+    place = np.searchsorted(starts, steps.start_ns)
+    found = np.minimum(place, len(starts) - 1)
+    inside = (place < len(starts)) & (starts[found] < steps.end_ns)
+    return union(steps.start_ns[inside], starts[found][inside])
+
+
+def _module_calls(trace: Trace, threads: Threads | None) -> Int64:
+    """The events in which a launching thread calls a module, in order of time."""
+    is_module = np.fromiter((n.startswith(MODULE) for n in trace.names), np.bool_, len(trace.names))
+    if not is_module.any():
+        return np.empty(0, np.int64)
+    threads = launching_threads(trace) if threads is None else threads
+    return np.flatnonzero(is_module[trace.events.name] & on_threads(trace, threads))
+
+
+def _dispatch(trace: Trace, threads: Threads) -> Union:
+    """Ops of the launching threads, but for the time in which they wait inside of one."""
+    found = EMPTY
+    for thread in threads.tolist():
+        mine = trace.events.thread == thread
+        ops = spans_of(trace, mine & (trace.events.category == Category.CPU_OP))
+        found = merge(found, subtract(ops, _waits(trace, mine)))
+    return found
+
+
+def _another_thread(trace: Trace, threads: Threads) -> Union:
+    """A launching thread waits while another thread of its process runs ops."""
+    events = trace.events
+    found = EMPTY
+    ops = events.category == Category.CPU_OP
+    pids = np.array([hash(thread.pid) for thread in trace.threads], np.int64)
+    for thread in threads.tolist():
+        waits = _waits(trace, events.thread == thread)
+        if len(waits[0]):
+            others = ops & (events.thread != thread) & (pids[events.thread] == pids[thread])
+            found = merge(found, intersect(waits, spans_of(trace, others)))
+    return found
+
+
+def _waits(trace: Trace, mine: Mask) -> Union:
+    """The time in which the thread of the events `mine` waits, without the ops it runs there."""
+    events = trace.events
+    wait = mine & (events.category == Category.PYTHON)
+    wait &= matching(trace, _WAIT)
+    if not wait.any():
+        return EMPTY
+    rows = np.flatnonzero(wait | mine & (events.category == Category.CPU_OP))
+    nested = nest(events.start_ns[rows], events.duration_ns[rows])
+    within, parent = wait[rows], nested.parent
+    for _ in range(int(nested.depth.max())):  # an op in a wait's op is in the wait
+        within = within | (parent >= 0) & within[parent]
+    return subtract(
+        spans_of(trace, wait), spans_of(trace, _only(len(events), rows[within & ~wait[rows]]))
+    )
+
+
+def _only(count: int, rows: Int64) -> Mask:
+    mask = np.zeros(count, np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def _python(trace: Trace, threads: Threads) -> Union:
+    """From a launching thread's first to its last recorded event it ran something, if only
+    Python."""
+    events = trace.events
+    host = _ranges(trace) | events.of(Category.RUNTIME, Category.DRIVER)
+    starts, ends = [], []
+    for thread in threads.tolist():
+        mine = host & (events.thread == thread)
+        starts.append(int(events.start_ns[mine].min()))
+        ends.append(int((events.start_ns[mine] + events.duration_ns[mine]).max()))
+    return union(np.asarray(starts, np.int64), np.asarray(ends, np.int64))
+
+
+_SPANS: dict[str, Callable[[Trace, Threads], Union]] = {
+    "loader": _loader,
+    "garbage": _garbage,
+    "copy-in": _copy_in,
+    "preparation": preparation,
+    "dispatch": _dispatch,
+    "another-thread": _another_thread,
+    "python": _python,
+}

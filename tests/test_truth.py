@@ -1,0 +1,263 @@
+"""The corpus that proves verdicts: its cases, its scripts, its figures, and what it stores."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ROOT / "benchmarks" / "truth" / "families"
+
+
+def truth_module(name: str) -> ModuleType:
+    """A module of the benchmark: it is run from the root and is in no package of ours."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return importlib.import_module(f"benchmarks.truth.{name}")
+
+
+cases = truth_module("cases")
+score = truth_module("score")
+measure = truth_module("measure")
+judge = truth_module("judge")
+report = truth_module("report")
+store = truth_module("store")
+
+CASES = cases.all_cases()
+BOUNDS = ("input", "host", "compute", "memory", "network", "imbalance", "storage", "evaluation")
+
+
+def saved(**shares: float) -> dict[str, object]:
+    return {bound: score.Saved(share, share, share, 1) for bound, share in shares.items()}
+
+
+def case_of(kind: str = "planted", cause: str = "slow-store", bound: str = "input") -> object:
+    return cases.Case("mlp", cause, "", bound, (), ("input", "compute"), "mlp.py", kind=kind)
+
+
+def answer_of(
+    bound: str, *findings: tuple[str, str, float, float, float], **rest: object
+) -> object:
+    return score.Answer(bound, findings=list(findings), **rest)
+
+
+def row_of(case: object, measured: dict[str, object], answer: object) -> object:
+    return score.row_of(case, measured, answer, {}, {"slow-store": {("samples.py", 33)}})
+
+
+def test_there_are_enough_cases_and_each_has_a_name_of_its_own() -> None:
+    assert len(CASES) >= 60
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(re.fullmatch(r"[a-z+-]+", case.name) for case in CASES)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_every_class_is_on_both_sides_of_the_hold_out(tuned: bool) -> None:
+    side = [case for case in CASES if case.tuned is tuned]
+
+    assert {case.bound for case in side} >= set(BOUNDS)
+    assert {case.kind for case in side} == {
+        "planted", "healthy", "two-causes", "growth", "bad-input"
+    }  # fmt: skip
+
+
+def test_the_quick_subset_has_every_class() -> None:
+    quick = [case for case in CASES if case.quick]
+
+    assert {case.bound for case in quick} >= set(BOUNDS)
+    assert {case.kind for case in quick} >= {"healthy", "bad-input"}
+    assert len(quick) <= 18
+
+
+def test_every_planted_cause_can_be_removed_and_has_its_line() -> None:
+    for case in CASES:
+        assert case.kind == "bad-input" or case.bound in ("", *case.removals), case.name
+        assert (ROOT / measure.FAMILIES / case.script).exists()
+        marks = judge.planted_lines(case)
+        if case.kind == "planted" and case.cause not in cases.LINELESS:
+            assert marks.get(case.cause), case.name
+
+
+def test_the_scripts_know_nothing_of_what_measures_them() -> None:
+    for path in FAMILIES.glob("*.py"):
+        assert "boundscope" not in path.read_text(), path.name
+
+
+def test_a_periodic_cost_counts_with_its_share_and_a_disturbance_does_not() -> None:
+    # Given steps of 10 ms, every fifth with 50 ms more, and one that somebody disturbed
+    times = [0.0]
+    for step in range(1, 130):
+        disturbed = 3.0 if step == 40 else 0.0
+        times.append(times[-1] + 0.010 + (0.050 if step % 5 == 0 else 0.0) + disturbed)
+
+    # When
+    step_ms = measure.step_ms(times)
+
+    # Then: 10 ms + 50 ms / 5
+    assert step_ms == pytest.approx(20.0)
+
+
+def test_too_few_steps_have_no_step_time() -> None:
+    assert measure.step_ms([0.0, 1.0, 2.0]) == 0.0
+
+
+def test_savings_are_medians_over_repeats_with_their_spread() -> None:
+    times = {"plain": [100.0, 110.0, 90.0], "input": [50.0, 44.0, 63.0], "wrapped": [101.0]}
+
+    found = score.savings(times)
+
+    # Then: 1 - 50/100; pairs 1 - 50/100, 1 - 44/110, 1 - 63/90
+    assert list(found) == ["input"]
+    assert found["input"].mid == pytest.approx(0.5)
+    assert (found["input"].low, found["input"].high) == pytest.approx((0.3, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("bound", "measured", "right", "regret"),
+    [
+        ("input", {"input": 0.8, "compute": 0.1}, True, 0.0),
+        ("compute", {"input": 0.8, "compute": 0.2}, False, 0.75),
+        ("compute", {"input": 0.50, "compute": 0.48}, True, 0.04),
+        ("memory", {"input": 0.8}, False, 1.0),
+        ("balanced", {"input": 0.8, "compute": 0.1}, False, 1.0),
+        ("balanced", {"input": 0.2, "compute": 0.1}, True, 0.0),
+        ("balanced", {"input": 0.50, "compute": 0.46}, True, 0.0),
+        ("host", {"input": 0.5, "host": -0.1}, False, 1.0),
+    ],
+)
+def test_a_named_bound_is_held_against_the_best_removal(
+    bound: str, measured: dict[str, float], right: bool, regret: float
+) -> None:
+    found = score.judged(bound, saved(**measured))
+
+    assert found == (right, pytest.approx(regret))
+
+
+def test_the_promise_is_held_against_what_the_removal_saved() -> None:
+    findings = [("slow-store", "input", 0.70, 0.75, 0.78), ("arithmetic", "compute", 0, 0.3, 0.4)]
+
+    row = row_of(
+        case_of(),
+        saved(input=0.8, compute=0.1),
+        answer_of("input", *findings, lines=[("samples.py", 33)]),
+    )
+
+    assert row.error == pytest.approx(0.05)
+    assert row.covered is False
+    assert row.other_errors == pytest.approx([0.05, 0.2])
+    assert row.line_named is True
+
+
+def test_a_missing_line_is_seen() -> None:
+    row = row_of(case_of(), saved(input=0.8), answer_of("input", lines=[("samples.py", 34)]))
+
+    assert row.line_named is False
+
+
+def test_a_healthy_run_with_an_avoidable_promise_that_is_not_there_is_a_false_alarm() -> None:
+    healthy = case_of("healthy", "plain", "")
+    real = saved(compute=0.7, input=0.15)
+    alarm = answer_of("compute", ("tiny-ops", "host", 0.12, 0.2, 0.3))
+    true = answer_of("compute", ("slow-store", "input", 0.12, 0.2, 0.3))
+
+    assert row_of(healthy, real, alarm).false_alarm is True
+    assert row_of(healthy, real, true).false_alarm is False
+    assert row_of(case_of(), real, alarm).false_alarm is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "confidence", "right"),
+    [("unknown", 0.0, True), ("compute", 0.4, True), ("compute", 0.9, False)],
+)
+def test_a_run_that_bears_no_verdict_wants_doubt(
+    bound: str, confidence: float, right: bool
+) -> None:
+    row = row_of(
+        case_of("bad-input", "three-steps", ""), {}, answer_of(bound, confidence=confidence)
+    )
+
+    assert row.right is right
+
+
+def test_an_abstention_is_counted_and_is_not_right() -> None:
+    rows = [
+        row_of(case_of(), saved(input=0.8), answer_of("unknown")),
+        row_of(case_of(), saved(input=0.8), answer_of("input", ("a", "input", 0.7, 0.8, 0.9))),
+    ]
+
+    figures = score.summary(rows)
+
+    assert (figures["abstained"], figures["top1"], figures["regret"]) == (1, 0.5, 0.0)
+
+
+def test_the_table_goes_between_its_marks_and_nothing_else_changes(tmp_path: Path) -> None:
+    # Given
+    page = tmp_path / "accuracy.md"
+    page.write_text(f"before\n{report.BEGIN}\nwhat was there\n{report.END}\nafter\n")
+    rows = [row_of(case_of(), saved(input=0.8), answer_of("input"))]
+
+    # When
+    report.write(page, report.table(rows, ["facts"]))
+
+    # Then
+    text = page.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\nfacts\n")
+    assert text.endswith(f"{report.END}\nafter\n")
+    assert "what was there" not in text
+    assert "| mlp-slow-store |" in text
+
+
+def test_the_page_has_the_place_for_the_table() -> None:
+    text = (ROOT / "docs" / "accuracy.md").read_text()
+
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
+def test_a_script_runs_alone_and_its_removal_takes_the_wait_away(tmp_path: Path) -> None:
+    # Given
+    command = [sys.executable, str(FAMILIES / "mlp.py"), "--steps", "8", "--size", "0.1"]
+    times = tmp_path / "times.json"
+
+    def steps_s(*options: str) -> list[float]:
+        ended = [*command, "--latency-ms", "200", "--times", str(times), *options]
+        subprocess.run(ended, check=True, capture_output=True, timeout=120, cwd=tmp_path)
+        ends = json.loads(times.read_text())
+        return [after - before for before, after in pairwise(ends)]
+
+    # When
+    plain, removed = steps_s(), steps_s("--remove", "input")
+
+    # Then
+    assert len(plain) == len(removed) == 7
+    assert min(plain) >= 0.2
+    assert min(removed) < 0.2
+
+
+def test_what_is_stored_shows_no_folder_and_no_name_of_the_machine(tmp_path: Path) -> None:
+    # Given a real run
+    run = tmp_path / "run"
+    script = str(measure.FAMILIES / "mlp.py")
+    wrap = [sys.executable, "-m", "boundscope", "run", "-o", str(run), "--", script]
+    options = ["--steps", "25", "--size", "0.1", "--latency-ms", "20"]
+    subprocess.run([*wrap, *options], check=True, capture_output=True, timeout=200, cwd=ROOT)
+
+    # When
+    store.pack(run, tmp_path / "run.zip")
+
+    # Then
+    assert store.leaks_of(tmp_path / "run.zip") == []
+    with zipfile.ZipFile(tmp_path / "run.zip") as packed:
+        packed.extractall(tmp_path / "again")
+        traces = [entry for entry in packed.infolist() if "trace-" in entry.filename]
+    assert 0 < sum(entry.file_size for entry in traces) <= store.MAX_TRACE_BYTES
+    before, after = judge.judge_folder(run)[0], judge.judge_folder(tmp_path / "again")[0]
+    assert after.bound == before.bound
