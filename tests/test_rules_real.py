@@ -42,8 +42,8 @@ def findings_of(folder: Path, cause: str, steps: int) -> dict[str, dict[str, Any
 @pytest.mark.parametrize(
     ("cause", "steps", "line"),
     [
-        ("slow-collate", 120, "batch.append(torch.tensor("),
-        ("workers-waiting", 120, "time.sleep(self.sleep_s)"),
+        ("slow-collate", 500, "batch.append(torch.tensor("),
+        ("workers-waiting", 250, "time.sleep(self.sleep_s)"),
         ("garbage-collection", 60, ""),
         ("memory-growth", 260, ""),
     ],

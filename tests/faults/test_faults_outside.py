@@ -156,7 +156,7 @@ def mounts_a_small_disk(cwd: Path, wrapped: bool) -> None:
 
 DISK = noted(
     "disk-full", before=mounts_a_small_disk, act_wrapped=on_a_small_disk, needs=no_disk,
-    gap=("inside", "crashed"), steps=50,
+    gap=("inside", "crashed"), steps=15,  # at step 60; what was not yet written out is lost
 )  # fmt: skip
 
 

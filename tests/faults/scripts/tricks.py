@@ -119,6 +119,7 @@ def raises_from_a_signal_handler(given):
     import torch
     from torch.utils.data import DataLoader
 
+    random_state = torch.random.get_rng_state()  # each loader draws a seed: how many is chance
     model, loader = torch.nn.Linear(2, 2), DataLoader(torch.ones(4, 2))
     signal.signal(signal.SIGALRM, ring)
     for turn in range(300):
@@ -130,7 +131,9 @@ def raises_from_a_signal_handler(given):
                     model(batch).sum().backward()
         except Timeout:
             seen.append(1)
-    print(len(raised), len(seen))
+    torch.random.set_rng_state(random_state)
+    # One that the interpreter drops in a callback is raised again: the handler may run twice.
+    print(len(seen), len(raised) >= len(seen))
     yield
 
 
