@@ -41,8 +41,8 @@ _SETTLED_NS = 2 * 10**9  # a file changed within this may change again within on
 _HASH_BYTES = 1 << 20
 _SUFFIX = ".parquet"
 READER_MODULES = (
-    "arguments", "categories", "columns", "decode", "document", "growing", "notes", "parquet", "part", "plain",
-    "reader", "source", "span", "spans", "split", "table",
+    "arguments", "categories", "columns", "decode", "document", "growing", "notes", "parquet",
+    "part", "plain", "reader", "source", "span", "spans", "split", "table",
 )  # fmt: skip
 """Modules whose source decides what is read: when one changes, nothing kept before is used."""
 

@@ -13,7 +13,10 @@ Array = npt.NDArray[Any]
 _FIRST_ROWS = 1 << 15
 _GROWTH = 1.5
 _SORT_ROWS = 1 << 20  # rows reordered at a time: an index array of int32 is widened while in use
-_HALF = {np.dtype(np.int64): np.dtype(np.int32), np.dtype(np.int32): np.dtype(np.int16)}
+_HALF: dict[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(np.int64): np.dtype(np.int32),
+    np.dtype(np.int32): np.dtype(np.int16),
+}
 
 
 def mapped(rows: int, kind: np.dtype[Any]) -> Array:
@@ -28,16 +31,18 @@ class GrowingTable:
     """Rows of typed columns; -1 stands for "not recorded".
 
     Columns in `sparse` take no memory until a value is recorded; the ones in `narrow` have half the
-    width of their kind until a value needs all of it. The arrays are mapped, not kept in the heap: only written
-    rows take memory, and a column that is replaced gives its memory back at once (the heap kept
-    90 MB of a trace of 1 GB).
+    width of their kind until a value needs all of it. The arrays are mapped, not kept in the heap:
+    only written rows take memory, and a column that is replaced gives its memory back at once (the
+    heap kept 90 MB of a trace of 1 GB).
     """
 
     def __init__(
         self, kinds: dict[str, Any], sparse: tuple[str, ...], narrow: tuple[str, ...]
     ) -> None:
-        self._wide = {name: np.dtype(kind) for name, kind in kinds.items()}
-        self._kinds = {
+        self._wide: dict[str, np.dtype[Any]] = {
+            name: np.dtype(kind) for name, kind in kinds.items()
+        }
+        self._kinds: dict[str, np.dtype[Any]] = {
             name: _HALF[kind] if name in narrow else kind for name, kind in self._wide.items()
         }
         self._sparse = sparse

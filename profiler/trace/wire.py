@@ -32,7 +32,7 @@ def write_frame(out: BinaryIO, header: dict[str, Any], columns: dict[str, Array]
     text = json.dumps(header | {"columns": described}).encode()
     out.write(_LENGTH.pack(_MAGIC, len(text)) + text)
     for buffer in buffers:
-        out.write(memoryview(buffer).cast("B"))
+        out.write(buffer.data.cast("B"))
     out.flush()
 
 
@@ -69,7 +69,7 @@ def _column(source: BinaryIO, kind: np.dtype[Any], count: int, empty: bool) -> A
     if empty:
         return np.broadcast_to(kind.type(-1), (count,))
     values = mapped(count, kind)
-    view = memoryview(values).cast("B")
+    view = values.data.cast("B")
     while len(view):
         got = source.readinto(view)  # type: ignore[attr-defined]
         if not got:
