@@ -3,8 +3,8 @@
 Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first, with
 its 95 % interval (bootstrap over the pairs). It passes when the whole interval is within the limit,
 fails when the whole interval is beyond it, and is open otherwise: take more pairs.
-The steps are timed by the training itself. A run that others disturbed is taken again; `others` is
-how many cores other programs still used in the worse run of a pair, `slowed` how much longer a
+The steps are timed by the training itself. A run that other programs disturbed is taken again;
+`others` is how many cores they still used in the worse run of a pair, `slowed` how much longer a
 fixed piece of work took around it than at best.
 
     python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 11] [--children 40]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SIZES = {"20ms": (160, 36, 160), "1ms": (96, 5, 96)}
+SIZES = {"20ms": (160, 58, 160), "1ms": (96, 5, 96)}
 """Width, depth and batch size whose step takes about that long on two cores. No tensor is as large
 as the C library's threshold for mapped memory, 128 KiB: beyond it a process is faster or slower by
 several percent for as long as it lives, by where its blocks happen to lie."""

@@ -19,8 +19,6 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 BUSY_CORES = 0.15
 """Cores that others may use in a moment that counts as quiet."""
 QUIET_TIMEOUT_S = 60.0
-SLOWED_LIMIT = 1.1
-"""The fixed work's time against its best; its own spread on an idle machine is about 3 %."""
 PACE_BLOCK = bytes(1_000_000)
 PACE_ROUNDS = 60
 Result = TypeVar("Result")
@@ -100,12 +98,12 @@ class Taken(Generic[Result]):
     slowed: float
     """How much longer the fixed work took around it than at best, a factor."""
 
-    def disturbance(self) -> float:
-        return max(self.cores / BUSY_CORES, (self.slowed - 1) / (SLOWED_LIMIT - 1))
-
 
 def quietest(measure: Callable[[], Result], tries: int, pace: Pace) -> Taken[Result]:
-    """Measure until nobody disturbed it, at most `tries` times; return the least disturbed."""
+    """Measure until other processes left it alone, at most `tries` times; return the quietest.
+
+    A machine that neighbours slow is only told: it may stay so for longer than one can wait.
+    """
     best: Taken[Result] | None = None
     for _ in range(tries):
         wait_until_quiet(QUIET_TIMEOUT_S)
@@ -113,9 +111,9 @@ def quietest(measure: Callable[[], Result], tries: int, pace: Pace) -> Taken[Res
         others = Others()
         result = measure()
         taken = Taken(result, others.cores(), max(before, pace.slowed()))
-        if best is None or taken.disturbance() < best.disturbance():
+        if best is None or taken.cores < best.cores:
             best = taken
-        if taken.disturbance() < 1:
+        if taken.cores < BUSY_CORES:
             break
     assert best is not None
     return best

@@ -58,6 +58,13 @@ def _dispatch(words: list[str]) -> int:
         return _invoke(_group(names), ["--help"], PROGRAM)
     if words[0] not in names:
         raise _unknown(words[0], names)
+    if words[0] == "diagnose":
+        from .commands import diagnose
+
+        asked = diagnose.simple(words[1:])
+        if asked is not None:
+            diagnose.diagnose(**asked)
+            return 0
     return _invoke(_command(words[0]), words[1:], f"{PROGRAM} {words[0]}")
 
 

@@ -83,16 +83,19 @@ def cached_trace(path: Path, progress: Progress | None = None, processes: int = 
 
 @contextlib.contextmanager
 def stored_at_the_end() -> Iterator[None]:
-    """Within, what is read is kept only at the end: the answer first, the cache after it."""
+    """Within, what is read is kept only at the end: the answer first, the cache after it.
+
+    After an error nothing is kept.
+    """
     waiting: list[tuple[TraceCache, str, Trace]] = []
     token = _later.set(waiting)
     try:
         yield
     finally:
         _later.reset(token)
-        while waiting:
-            cache, name, trace = waiting.pop()
-            cache.keep(name, trace)
+    while waiting:
+        cache, name, trace = waiting.pop()
+        cache.keep(name, trace)
 
 
 def user_cache() -> TraceCache | None:

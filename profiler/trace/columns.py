@@ -59,7 +59,7 @@ class Columns:
         self._table = GrowingTable(
             _EVENT_COLUMNS,
             sparse=tuple(name for name in _EVENT_COLUMNS if name not in _ALWAYS),
-            narrow=("correlation", "external_id", "device", "stream", *NUMBERED),
+            narrow=("correlation", "external_id", "bytes", "device", "stream", *NUMBERED),
         )
         self._document_start = 0
 
@@ -154,6 +154,7 @@ def _fill_collective_bytes(
         used = signature[rows].tolist()
         found = {index: tensor_bytes(signatures[index]) for index in set(used)}
         table.make_writable("bytes")
+        table.widen("bytes", max(found.values()))
         table.column("bytes")[rows] = [found[index] for index in used]
 
 

@@ -199,7 +199,9 @@ class EventDecoder:
         if _NUMBER.fullmatch(ts) is None:
             if ph == "X":
                 self._notes.add("unreadable-times", "Events whose time is not a number: left out.")
-            return None
+            if ph != "M":  # names of threads and processes hold at any time
+                return None
+            ts = b"0"
         kind: type[Event] | type[ExactEvent] = Event
         when: Any = float(ts)
         if self.exact:

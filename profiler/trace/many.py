@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,12 +60,14 @@ class _Tally:
         self.total = sum(sizes)
         self._read = [0] * len(sizes)
         self._watcher = watcher
+        self._lock = threading.Lock()
 
     def reached(self, index: int, position: int) -> None:
         """Note that `position` bytes of one file have been read."""
-        self._read[index] = position
         if self._watcher is not None:
-            self._watcher(sum(self._read), self.total)
+            with self._lock:
+                self._read[index] = position
+                self._watcher(sum(self._read), self.total)
 
 
 def _read(path: Path, tally: _Tally, index: int) -> Trace | UnusableData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from .plain import COLUMNS, columns_of, described, to_text, trace_from
 from .table import Category, Events, Trace
 
 _KEY = b"boundscope"
+_SUM_KEY = b"boundscope.sum"
 _LAYOUT = 1
 _ROWS = 1 << 16  # rows written and read at a time
 _KINDS = {"uint8": np.uint8, "int16": np.int16, "int32": np.int32, "int64": np.int64}
@@ -46,17 +48,25 @@ def store(out: BinaryIO, trace: Trace) -> None:
                 pa.field(name, pa.from_numpy_dtype(c.dtype), nullable=False)
                 for name, c in stored.items()
             ],
-            metadata={_KEY: text},
+            metadata={_KEY: text, _SUM_KEY: _sum(text, stored)},
         )
         with pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False,
-            write_statistics=False, write_page_checksum=True, column_encoding=_encodings(stored),
+            write_statistics=False, column_encoding=_encodings(stored),
         ) as writer:  # fmt: skip
             for begin in range(0, len(trace.events), _ROWS):
                 rows = [pa.array(c[begin : begin + _ROWS]) for c in stored.values()]
                 writer.write_batch(pa.RecordBatch.from_arrays(rows, schema=schema))
     except (pa.ArrowException, TypeError, ValueError, RecursionError) as error:
         raise NotStorable(str(error)) from error
+
+
+def _sum(text: bytes, columns: dict[str, Array]) -> bytes:
+    """Return the SHA-256 sum of everything in a file: damage anywhere is noticed."""
+    total = hashlib.sha256(text)
+    for name in sorted(columns):
+        total.update(np.ascontiguousarray(columns[name]).data)
+    return total.hexdigest().encode()
 
 
 def _encodings(columns: dict[str, Array]) -> dict[str, str]:
@@ -85,8 +95,9 @@ def load(file: Path, path: str) -> Trace | None:
 def _read(source: Any, path: str) -> Trace:
     import pyarrow.parquet as pq
 
-    reader = pq.ParquetFile(source, page_checksum_verification=True)
-    header = json.loads(reader.schema_arrow.metadata[_KEY])
+    reader = pq.ParquetFile(source)
+    metadata = reader.schema_arrow.metadata
+    header = json.loads(metadata[_KEY])
     rows = reader.metadata.num_rows
     empty: dict[str, str] = header[_EMPTY]
     kinds = {f.name: _KINDS[str(f.type)] for f in reader.schema_arrow}
@@ -99,10 +110,12 @@ def _read(source: Any, path: str) -> Trace:
         for name, target in columns.items():
             target[begin : begin + len(table)] = table.column(name).to_numpy()
         begin += len(table)
+    if begin != rows or _sum(metadata[_KEY], columns) != metadata[_SUM_KEY]:
+        raise _Unfit
     for name, kind in empty.items():
         columns[name] = np.broadcast_to(_KINDS[kind](-1), (rows,))
     trace = trace_from(path, header, columns)
-    if begin != rows or not _sound(trace):
+    if not _sound(trace):
         raise _Unfit
     return trace
 

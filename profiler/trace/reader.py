@@ -12,6 +12,7 @@ from ..errors import UnusableData
 from .columns import Columns, is_epoch
 from .decode import AnyEvent, EventDecoder
 from .document import Documents
+from .growing import give_back_heap
 from .notes import Notes
 from .source import Progress, blocks, is_plain, plain_blocks, unreadable
 from .spans import EventReader
@@ -26,6 +27,13 @@ def read_trace(path: Path, progress: Progress | None = None, processes: int = 1)
     plain file, with the same result; `split.processes_for` says how many pay. Raises UnusableData
     with the slug `trace-unreadable`, `trace-empty` or `not-a-trace`.
     """
+    with _no_cyclic_collection():
+        trace = _read(Path(path), progress, processes)
+    give_back_heap()
+    return trace
+
+
+def _read(path: Path, progress: Progress | None, processes: int) -> Trace:
     notes = Notes()
     columns = Columns(notes)
     reader = EventReader(notes)
@@ -47,12 +55,10 @@ def read_trace(path: Path, progress: Progress | None = None, processes: int = 1)
                 following = end
         return plain_blocks(path, following, progress)
 
-    path = Path(path)
     splits = processes > 1 and is_plain(path)
-    with _no_cyclic_collection():
-        documents = Documents(notes, decoded, ended, ahead if splits else None)
-        documents.read(blocks(path, notes, progress))
-        events, names, threads, signatures, args = columns.finish()
+    Documents(notes, decoded, ended, ahead if splits else None).read(blocks(path, notes, progress))
+    give_back_heap()
+    events, names, threads, signatures, args = columns.finish()
     if not len(events):
         if not metadata:
             raise UnusableData(
