@@ -77,7 +77,9 @@ def looked_at(path: Path) -> Trace | None:
 
 
 @pytest.mark.parametrize("block", [300, 1 << 20])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(damage=st.lists(faults, min_size=1, max_size=4), packed=st.booleans())
 def test_any_damage_gives_figures_or_a_slug(
     tmp_path: Path,
@@ -131,7 +133,9 @@ def test_reading_is_monotone_in_the_length_of_a_cut_file(tmp_path: Path, places:
     assert shorter <= longer
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     at=st.integers(SOUND.index(b'"traceEvents"') + 20, len(SOUND) - 60),
     junk=st.sampled_from([b"{", b"}", b"[", b"]", b'"', b"\\", b",,", b"\x80"]),

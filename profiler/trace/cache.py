@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
+from .growing import give_back_heap
 from .reader import read_trace
 from .source import Progress
 from .table import Trace
@@ -93,6 +94,8 @@ def stored_at_the_end() -> Iterator[None]:
         yield
     finally:
         _later.reset(token)
+    if waiting:
+        give_back_heap()  # what the analysis left
     while waiting:
         cache, name, trace = waiting.pop()
         cache.keep(name, trace)
