@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,7 @@ def only_standard_library():
     return threading.Thread(target=threading.Event().wait, name="idle-pool", daemon=True)
 
 only_standard_library().start()
-for _ in range(400):
+for _ in range(1000):
     waits_in_its_loader()
     calculates()
 """
@@ -53,6 +53,9 @@ job = Job(pid, folder, folder, Clock(), folder, ranks={pid: 0})
 Supervisor(job, only={"stacks"}).start()
 time.sleep(60)
 """
+
+LONG_S = 40.0
+"""Six recordings and more: what is not seen until then is not seen at all."""
 
 pytestmark = pytest.mark.skipif(
     not StacksCollector().probe().works, reason="py-spy may not look into processes here"
@@ -76,10 +79,20 @@ def job_of(process: subprocess.Popen[bytes], folder: Path, rank: int = 0) -> Job
 
 
 def run_for(seconds: float, collector: StacksCollector, job: Job) -> list[Record]:
+    return run_until(lambda _: False, collector, job, seconds)
+
+
+def run_until(
+    enough: Callable[[list[Record]], bool],
+    collector: StacksCollector,
+    job: Job,
+    limit_s: float = LONG_S,
+) -> list[Record]:
+    """Sample until `enough` was seen: on a busy machine py-spy may be late, or its file be lost."""
     records: list[Record] = []
     collector.start(job)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end and not enough(records):
         records += collector.sample()
         time.sleep(0.1)
     return records + collector.stop()
@@ -103,7 +116,11 @@ def test_waiting_and_working_are_sampled_in_proportion_with_lines_and_full_paths
 ) -> None:
     began_ns = time.time_ns()
 
-    records = run_for(3.5, StacksCollector(), job_of(training, tmp_path, rank=3))
+    records = run_until(
+        lambda records: sum(functions_seen(records).values()) >= 14,
+        StacksCollector(),
+        job_of(training, tmp_path, rank=3),
+    )
 
     seen = functions_seen(records)
     known = seen["waits_in_its_loader"] + seen["calculates"]
@@ -125,7 +142,11 @@ def test_waiting_and_working_are_sampled_in_proportion_with_lines_and_full_paths
 def test_frames_and_stacks_come_before_their_first_use_and_once(
     training: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    records = run_for(2.0, StacksCollector(), job_of(training, tmp_path))
+    records = run_until(
+        lambda records: any(isinstance(record, Stacks) for record in records),
+        StacksCollector(),
+        job_of(training, tmp_path),
+    )
 
     frames: set[int] = set()
     stacks: set[int] = set()
@@ -154,7 +175,7 @@ def test_a_training_that_is_killed_leaves_its_samples_up_to_the_end(
     killed_ns = time.time_ns()
     training.wait()
     job.ranks = {}
-    time.sleep(0.6)
+    wait_until_no_py_spy(training.pid)
     records = collector.sample() + collector.stop()
 
     ends = [record.end_ns for record in records if isinstance(record, Stacks)]
@@ -178,9 +199,8 @@ def test_a_launcher_that_is_killed_leaves_no_py_spy_and_its_samples_can_be_read(
     launcher.send_signal(signal.SIGKILL)
     killed_ns = time.time_ns()
     launcher.wait()
-    time.sleep(0.7)
+    wait_until_no_py_spy(training.pid)
 
-    assert not py_spies_of(training.pid)
     assert training.poll() is None
     parts = list(tmp_path.glob("stacks-*.part"))
     assert len(parts) == 1
@@ -208,11 +228,18 @@ def wait_for_py_spy(pid: int) -> list[int]:
     return []
 
 
+def wait_until_no_py_spy(pid: int) -> None:
+    deadline = time.monotonic() + 10.0
+    while py_spies_of(pid):
+        assert time.monotonic() < deadline, "py-spy did not end"
+        time.sleep(0.05)
+
+
 WORKERS = """
 import multiprocessing, time
 
 def fetches_from_a_slow_store():
-    time.sleep(60)
+    time.sleep(120)
 
 if __name__ == "__main__":
     workers = [multiprocessing.get_context("fork").Process(target=fetches_from_a_slow_store)
@@ -221,9 +248,14 @@ if __name__ == "__main__":
         worker.daemon = True
         worker.start()
     import subprocess
-    other = subprocess.Popen(["sleep", "60"])
-    time.sleep(60)
+    other = subprocess.Popen(["sleep", "120"])
+    time.sleep(120)
 """
+
+
+def both_were_seen(records: list[Record]) -> bool:
+    worker, rank = functions_seen(records, "worker"), functions_seen(records)
+    return worker["fetches_from_a_slow_store"] > 3 and rank["<module>"] > 3
 
 
 def test_loader_workers_are_told_from_the_rank_and_other_programs_are_let_alone(
@@ -233,10 +265,9 @@ def test_loader_workers_are_told_from_the_rank_and_other_programs_are_let_alone(
     script.write_text(WORKERS)
     rank = subprocess.Popen([sys.executable, str(script)])
     try:
-        time.sleep(0.6)
         job = job_of(rank, tmp_path)
 
-        records = run_for(3.5, StacksCollector(), job)
+        records = run_until(both_were_seen, StacksCollector(), job)
 
         children = set(job.processes.snapshot(0).processes) - {rank.pid}
     finally:
