@@ -11,17 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..collectors.records import Window
+from .alike import MAX_EVENT_OVERHEAD_NS, UNLIKE, telling_steps
 from .diagnosis import Warning_
 from .metrics import within
 from .run.load import Run
-from .shares import MAX_EVENT_OVERHEAD_NS, whole_steps
 from .timeline import WORK_PHASES, Timeline
 from .trace.device_division import DeviceWindow
 from .trace.host import HostWindow
-
-UNLIKE = 1.5
-"""Steps of a trace window that take so many times the others' work (or the inverse), the profiler's
-own cost taken out, are not the steps that the run is made of."""
 
 BUSY_IN_TRACE, IDLE_IN_METRICS = 0.3, 0.02
 """NVML counts a device as utilised while any kernel runs, over 1/6 to 1 s: below 2 % none ran."""
@@ -70,7 +66,7 @@ def unlike_windows(
     seen = [
         (sum(p.wall_ns for p in divided.phases.values()) / steps, _events(divided) / steps)
         for window, divided in windows
-        if (steps := whole_steps(line, window)) >= 1
+        if (steps := telling_steps(line, window)) >= 1
     ]
     if not seen or usual <= 0:
         return []

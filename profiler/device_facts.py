@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shares import MAX_EVENT_OVERHEAD_NS
+from .alike import MAX_EVENT_OVERHEAD_NS
 from .trace.device_division import launching_threads
 from .trace.intervals import clip, total, union
 from .trace.table import Category, Trace

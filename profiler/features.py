@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..collectors.records import Window
+from .alike import time_of_unlike, unlike_steps
 from .contradictions import still_starting, stolen_cpu, trace_against_metrics, unlike_windows
 from .device_facts import DeviceFacts, device_facts
 from .diagnosis import SLOTS, Warning_
@@ -16,6 +19,7 @@ from .errors import UnusableData
 from .held_back import held_share, hold_back, move
 from .machine.catalogue import lookup
 from .machine.roofs import Roofs
+from .preparation import settle
 from .run.load import RankData, Run
 from .sampled import logged_share
 from .shares import (
@@ -42,9 +46,9 @@ from .trace.device import device_work
 from .trace.device_division import DeviceWindow, divide_device
 from .trace.health import check
 from .trace.host import HostWindow, OpTime, divide, training_thread
-from .trace.intervals import Union
+from .trace.intervals import Union, subtract
 from .trace.kernels import KernelTime
-from .trace.reader import read_trace
+from .trace.many import read_traces
 from .trace.table import Trace
 
 Float = npt.NDArray[np.float64]
@@ -75,7 +79,7 @@ class RankInput:
     def collectives(self) -> list[Collective]:
         """Collectives of all its windows."""
         find = device_collectives if self.on_device else _of_host
-        return [c for _, trace in self.traces for c in find(trace)]
+        return _numbered_on([find(trace) for _, trace in self.traces])
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,20 @@ class Features:
 
     @property
     def steady_steps(self) -> int:
-        """Steady steps that every rank has."""
-        return min((int(r.timeline.steady.sum()) for r in self.ranks), default=0)
+        """Steady steps that every rank has; of ranks that a run recorded, where there are any."""
+        recorded = [r for r in self.ranks if r.timeline.source != "trace"] or self.ranks
+        return min((int(r.timeline.steady.sum()) for r in recorded), default=0)
 
 
 def derive(run: Run, roofs: Roofs | None) -> Features:
     """Compute the features of a run; ranks without two step ends are left out and named."""
     warnings: list[Warning_] = []
+    inputs, _ = read_windows(rank_inputs(run, warnings), warnings)
+    return derive_from(run, inputs, roofs, warnings)
+
+
+def rank_inputs(run: Run, warnings: list[Warning_]) -> list[RankInput]:
+    """The ranks with two step ends or more, no trace read; what is wrong goes to `warnings`."""
     inputs = []
     for rank in run.ranks:
         line = build_timeline(rank)
@@ -158,10 +169,11 @@ def derive(run: Run, roofs: Roofs | None) -> Features:
             text = f"rank {rank.rank} ended before its second step"
             warnings.append(Warning_("too-few-steps", text))
         else:
-            inputs.append(RankInput(rank, line, _read_windows(rank, warnings)))
+            inputs.append(RankInput(rank, line, []))
     for item in inputs:
         warnings += still_starting(item.line)
-    return derive_from(run, inputs, roofs, [*warnings, *busy_host(run), *stolen_cpu(run)])
+    warnings += [*busy_host(run), *stolen_cpu(run)]
+    return inputs
 
 
 def derive_from(
@@ -234,17 +246,51 @@ def _of_host(trace: Trace) -> list[Collective]:
     return host_collectives(trace, training_thread(trace))
 
 
-def _read_windows(rank: RankData, warnings: list[Warning_]) -> list[tuple[Window, Trace]]:
-    traces = []
-    for window in rank.windows:
-        path = rank.trace_path(window)
-        if path is None:
-            continue
-        try:
-            traces.append((window, read_trace(path)))
-        except UnusableData as error:
-            warnings.append(Warning_(error.slug, f"rank {rank.rank}: {error.message}"))
-    return traces
+def _numbered_on(windows: Sequence[Sequence[Collective]]) -> list[Collective]:
+    """Collectives of all windows, none with the key of one in an earlier window.
+
+    A trace that another profiler made may give its steps the same numbers.
+    """
+    found: list[Collective] = []
+    earlier: Counter[tuple[object, ...]] = Counter()
+    for collectives in windows:
+        here: Counter[tuple[object, ...]] = Counter()
+        for one in collectives:
+            *same, ordinal = one.key
+            here[tuple(same)] += 1
+            found.append(replace(one, ordinal=ordinal + earlier[tuple(same)]))
+        earlier += here
+    return found
+
+
+def read_windows(
+    inputs: Sequence[RankInput], warnings: list[Warning_], more: Sequence[Path] = ()
+) -> tuple[list[RankInput], list[tuple[Path, Trace]]]:
+    """Read the trace windows of all ranks, and `more` files with them, side by side.
+
+    Returns the ranks with their windows, and the other files' traces. What cannot be read is named
+    in `warnings`.
+    """
+    places = [
+        (item.data, window, path)
+        for item in inputs
+        for window in item.data.windows
+        if (path := item.data.trace_path(window)) is not None
+    ]
+    results = read_traces([*(path for _, _, path in places), *more])
+    found: dict[int, list[tuple[Window, Trace]]] = {item.data.rank: [] for item in inputs}
+    for (rank, window, _), result in zip(places, results[: len(places)], strict=True):
+        if isinstance(result, UnusableData):
+            warnings.append(Warning_(result.slug, f"rank {rank.rank}: {result.message}"))
+        else:
+            found[rank.rank].append((window, result))
+    others = []
+    for path, result in zip(more, results[len(places) :], strict=True):
+        if isinstance(result, UnusableData):
+            warnings.append(Warning_(result.slug, f"{path.name}: {result.message}"))
+        else:
+            others.append((path, result))
+    return [replace(item, traces=found[item.data.rank]) for item in inputs], others
 
 
 def _health(item: RankInput) -> list[Warning_]:
@@ -253,10 +299,11 @@ def _health(item: RankInput) -> list[Warning_]:
 
 
 def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> RankFeatures:
-    line = item.line
+    line = replace(item.line, unlike=unlike_steps(item.line, [w for w, _ in item.traces]))
     windows: list[tuple[Window, HostWindow]] = []
+    left_out = time_of_unlike(line)
+    phases = {p: subtract(line.phase_intervals[p], left_out) for p in WORK_PHASES}
     for window, trace in item.traces:
-        phases = {phase: line.phase_intervals[phase] for phase in WORK_PHASES}
         divided = divide(trace, phases, (window.start_ns, window.end_ns), roofs, transfers)
         if divided is not None:
             windows.append((window, divided))

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..collectors.records import Window
+from .alike import MAX_EVENT_OVERHEAD_NS, telling_steps
 from .diagnosis import SLOTS
 from .timeline import WORK_PHASES, Timeline
 from .trace.device_division import DeviceWindow
@@ -13,9 +14,6 @@ from .trace.host import HostWindow, PhaseTime
 
 Float = npt.NDArray[np.float64]
 Shares = dict[str, float]
-
-MAX_EVENT_OVERHEAD_NS = 3_500.0
-"""The profiler adds 2 to 3 us an event on the host (torch 2.13, measured on tiny ops)."""
 
 BLOCKS = 10
 """Steady steps are cut into so many blocks; the spread of their shares gives the intervals."""
@@ -60,18 +58,12 @@ def event_overhead(line: Timeline, windows: list[tuple[Window, HostWindow]]) -> 
     plain = sum(float(np.median(line.phase_ns[phase][calm])) for phase in WORK_PHASES)
     extra, events = 0.0, 0
     for window, divided in windows:
-        steps = whole_steps(line, window)
+        steps = telling_steps(line, window)
         if steps < 2:
             continue
         extra += sum(p.wall_ns for p in divided.phases.values()) - plain * steps
         events += sum(phase.events for phase in divided.phases.values())
     return float(np.clip(extra / events, 0.0, MAX_EVENT_OVERHEAD_NS)) if events else 0.0
-
-
-def whole_steps(line: Timeline, window: Window) -> int:
-    """Steps that lie inside the window; marks may differ by the cost of a start, below 1 ms."""
-    inside = (line.start_ns >= window.start_ns - 1_000_000) & (line.end_ns <= window.end_ns)
-    return int(inside.sum())
 
 
 def host_fractions(

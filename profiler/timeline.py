@@ -54,7 +54,8 @@ class Timeline:
 
     `phase_ns` maps each phase to its exclusive time per step (float64 ns, one entry a step); the
     phases of a step sum to its duration. `steady` marks the steps after start-up; `profiled`
-    those that a torch-profiler window (or its export) overlaps.
+    those that a torch-profiler window (or its export) overlaps, `unlike` those of them that do
+    not speak for the run (None where that was not examined).
     """
 
     rank: int
@@ -66,6 +67,7 @@ class Timeline:
     steady: npt.NDArray[np.bool_]
     profiled: npt.NDArray[np.bool_]
     first_ns: int
+    unlike: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.start_ns)

@@ -160,16 +160,19 @@ def divide(
     waits = to_intervals([(c.start_ns, c.end_ns) for c in collectives])
     moving = waits if transfers is None else intersect(waits, transfers)
     result = {}
+    judged = np.zeros(len(mine), np.bool_)
     for phase, whole in phases.items():
         part = clip(whole, *window)
         inside = _inside(starts, part)
+        judged |= inside
         entry = PhaseTime(wall_ns=_length(part), events=int(inside.sum()))
         entry.slots["host"] += float(host[inside].sum())
         for slot in ("compute", "memory", "other"):
             entry.slots[slot] += float((own - host)[inside & (slots == slot)].sum())
         _add_gaps(entry, subtract(part, busy), waits, moving)
         result[phase] = entry
-    ops = judge.table(events.name[mine], events.signature[mine], own, host)
+    counted = mine[judged]
+    ops = judge.table(events.name[counted], events.signature[counted], own[judged], host[judged])
     return HostWindow(result, ops, collectives, window[0], window[1])
 
 

@@ -1,0 +1,67 @@
+"""Which steps of a trace window are like those of the rest of the run, and may speak for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..collectors.records import Window
+from .timeline import WORK_PHASES, Timeline
+from .trace.intervals import EMPTY, Union, union
+
+UNLIKE = 1.5
+"""Steps of a trace window that take so many times the others' work (or the inverse), the profiler's
+own cost taken out, are not the steps that the run is made of."""
+
+MAX_EVENT_OVERHEAD_NS = 3_500.0
+"""The profiler adds 2 to 3 us an event on the host (torch 2.13, measured on tiny ops)."""
+
+USUAL_RANGE = 0.95
+"""Where steps differ by themselves (sequences of any length), up to this share of them is usual."""
+
+MIN_CALM = 3
+"""Fewer unprofiled steps do not say what is usual."""
+
+
+def unlike_steps(line: Timeline, windows: Sequence[Window]) -> npt.NDArray[np.bool_]:
+    """Mark profiled steps that do not resemble the unprofiled ones, one entry a step.
+
+    On a machine with other programs a burst of theirs can fall into a window of a few steps. Where
+    other profiled steps are like the run's, those speak for it. None is marked where all profiled
+    steps are unlike, or where too few were left unprofiled: then the whole window is what there is.
+    """
+    none = np.zeros(len(line), np.bool_)
+    if line.calm.sum() < MIN_CALM or not windows:
+        return none
+    work = np.sum([line.phase_ns[phase] for phase in WORK_PHASES], axis=0)
+    calm = work[line.calm]
+    usual = float(np.median(calm))
+    lowest = min(usual / UNLIKE, float(np.quantile(calm, 1 - USUAL_RANGE)))
+    highest = max(usual * UNLIKE, float(np.quantile(calm, USUAL_RANGE)))
+    whole, unlike = none.copy(), none.copy()
+    for window in windows:
+        inside = inside_of(line, window)
+        cost = MAX_EVENT_OVERHEAD_NS * window.events / max(1, window.steps)
+        whole |= inside
+        unlike |= inside & ((work < lowest) | (work > highest + cost))
+    return unlike if (whole & ~unlike).any() else none
+
+
+def inside_of(line: Timeline, window: Window) -> npt.NDArray[np.bool_]:
+    """Steps wholly inside the window; marks may differ by the cost of a start, below 1 ms."""
+    return (line.start_ns >= window.start_ns - 1_000_000) & (line.end_ns <= window.end_ns)
+
+
+def telling_steps(line: Timeline, window: Window) -> int:
+    """How many whole steps of a window speak for the run."""
+    inside = inside_of(line, window)
+    return int((inside if line.unlike is None else inside & ~line.unlike).sum())
+
+
+def time_of_unlike(line: Timeline) -> Union:
+    """When the steps ran that do not speak for the run."""
+    if line.unlike is None:
+        return EMPTY
+    return union(line.start_ns[line.unlike], line.end_ns[line.unlike])

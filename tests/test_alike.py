@@ -1,0 +1,94 @@
+"""Which steps of a trace window may speak for the run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from boundscope.collectors.records import Window
+from boundscope.profiler.alike import telling_steps, time_of_unlike, unlike_steps
+from boundscope.profiler.timeline import PHASES, Timeline
+from boundscope.profiler.trace.intervals import EMPTY
+
+MS = 1_000_000
+
+
+def line_of(step_ms: list[float], profiled: slice) -> Timeline:
+    """Steps that are forward passes and nothing else."""
+    durations = (np.array(step_ms) * MS).astype(np.int64)
+    ends = np.cumsum(durations)
+    flags = np.zeros(len(step_ms), np.bool_)
+    flags[profiled] = True
+    zeros = {phase: np.zeros(len(step_ms)) for phase in PHASES}
+    return Timeline(
+        rank=0,
+        source="optimizer",
+        start_ns=ends - durations,
+        end_ns=ends,
+        phase_ns={**zeros, "forward": durations.astype(np.float64)},
+        phase_intervals=dict.fromkeys(PHASES, EMPTY),
+        steady=np.ones(len(step_ms), np.bool_),
+        profiled=flags,
+        first_ns=0,
+    )
+
+
+def window_over(line: Timeline, first: int, last: int, events_a_step: int = 0) -> Window:
+    begin, end = int(line.start_ns[first]), int(line.end_ns[last - 1])
+    return Window(0, begin, end, first, last - first, events=events_a_step * (last - first))
+
+
+def marked(line: Timeline, *windows: Window) -> list[int]:
+    return [int(step) for step in np.flatnonzero(unlike_steps(line, windows))]
+
+
+def test_steps_that_a_neighbour_disturbed_do_not_speak_for_the_run() -> None:
+    line = line_of([10.0] * 20 + [10.0, 11.0, 60.0, 35.0] + [10.0] * 20, slice(20, 24))
+
+    assert marked(line, window_over(line, 20, 24)) == [22, 23]
+
+
+def test_an_undisturbed_window_speaks_where_another_was_disturbed() -> None:
+    line = line_of([10.0] * 20 + [30.0] * 3 + [10.0] * 10 + [10.0] * 2 + [10.0] * 9, slice(20, 35))
+    line.profiled[23:33] = False
+
+    assert marked(line, window_over(line, 20, 23), window_over(line, 33, 35)) == [20, 21, 22]
+
+
+def test_where_no_profiled_step_is_like_the_others_all_are_kept() -> None:
+    line = line_of([10.0] * 20 + [30.0] * 4 + [10.0] * 20, slice(20, 24))
+
+    assert marked(line, window_over(line, 20, 24)) == []
+
+
+def test_what_the_profiler_adds_to_each_event_makes_no_step_unlike() -> None:
+    line = line_of([10.0] * 20 + [10.0, 20.0] + [10.0] * 20, slice(20, 22))
+
+    assert marked(line, window_over(line, 20, 22, events_a_step=2_000)) == []
+    assert marked(line, window_over(line, 20, 22, events_a_step=0)) == [21]
+
+
+def test_long_steps_are_usual_where_steps_differ_by_themselves() -> None:
+    mixed = [8.0, 9.0, 10.0, 11.0, 30.0] * 8
+    line = line_of([*mixed, 10.0, 30.0, *mixed], slice(40, 42))
+
+    assert marked(line, window_over(line, 40, 42)) == []
+
+
+@pytest.mark.parametrize("calm", [0, 2])
+def test_without_unprofiled_steps_nothing_is_marked(calm: int) -> None:
+    line = line_of([10.0] * calm + [10.0, 90.0], slice(calm, calm + 2))
+
+    assert marked(line, window_over(line, calm, calm + 2)) == []
+
+
+def test_the_time_and_the_number_of_telling_steps_leave_the_others_out() -> None:
+    line = line_of([10.0] * 10 + [10.0, 40.0, 10.0] + [10.0] * 10, slice(10, 13))
+    window = window_over(line, 10, 13)
+    unlike = unlike_steps(line, [window])
+    line = Timeline(**{**vars(line), "unlike": unlike})
+
+    starts, ends = time_of_unlike(line)
+
+    assert telling_steps(line, window) == 2
+    assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == [(110 * MS, 150 * MS)]
