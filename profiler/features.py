@@ -180,6 +180,7 @@ def derive_from(
     run: Run, inputs: Sequence[RankInput], roofs: Roofs | None, warnings: list[Warning_]
 ) -> Features:
     """Compute the features of ranks whose steps and traces are at hand."""
+    inputs = [replace(i, line=settle(i.line, [trace for _, trace in i.traces])) for i in inputs]
     collectives = {item.data.rank: item.collectives for item in inputs}
     hosts = {item.data.host for item in inputs}
     offsets = None if len(hosts) <= 1 and "" not in hosts else clock_offsets(collectives)

@@ -29,7 +29,8 @@ PHASES = (
     "rest",
 )
 """In order of precedence where spans overlap. "preparation" is what lies between the arrival of a
-batch (or the end of the step before) and the first module's call; "rest" is what nothing covers:
+batch (or the end of the step before) and the first module's call, a forward pass in plain functions
+included (`preparation.settle` takes that out); "rest" is what nothing covers:
 the loss where it is no module, logging, all of it where no module is called."""
 
 WORK_PHASES = ("backward", "optimizer", "forward", "rest")

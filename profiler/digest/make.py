@@ -16,6 +16,7 @@ import msgspec
 from ..compare import Comparison, compare
 from ..errors import BoundscopeError, UnusableData
 from ..library import Source, derive_source, open_rank, trace_near
+from ..preparation import settle
 from ..timeline import Timeline, build_timeline
 from ..trace.cache import cached_trace
 from ..trace_run import load_traces
@@ -126,7 +127,8 @@ def _window(source: Source, rank: int, file: Path) -> window.Window:
     line = build_timeline(data) if data is not None else None
     if line is None:
         raise UnusableData("no-steps", f"Rank {rank} recorded no steps.")
-    return window.window(line, cached_trace(file))
+    trace = cached_trace(file)
+    return window.window(settle(line, [trace]), trace)
 
 
 def _main() -> int:

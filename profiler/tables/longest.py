@@ -17,7 +17,7 @@ PHASE_WORDS = {
     "backward": "backward",
     "optimizer": "optimizer",
     "forward": "forward",
-    "preparation": "batch preparation",
+    "preparation": "before the first module",
     "rest": "the rest of the loop",
 }
 
