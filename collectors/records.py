@@ -20,6 +20,9 @@ TRACE_MARKER = "want-trace"
 STACKS_MARKER = "want-stacks"
 """A file of this name in a rank folder asks that rank to sample its own stacks."""
 
+MAIN_THREAD = "MainThread"
+"""The name of the thread that trains in `Stacks`: Python's own for its first thread."""
+
 Reason: TypeAlias = Literal[
     "no-driver", "no-permission", "not-supported", "not-installed", "switched-off", "crashed"
 ]
@@ -159,7 +162,8 @@ class Stacks(msgspec.Struct, frozen=True, tag_field="t", tag="stacks", omit_defa
 
     `interval_ns` is the time between two samples. `role` is "rank" for a thread of the training
     process and "worker" for a process below it (a loader worker); `rank` is the rank that the
-    process is, or serves.
+    process is, or serves. `cpu_share` is the CPU time of a training process's thread, other than
+    its main one, over that of the recording (1: a whole core; None: not known).
     """
 
     start_ns: int
@@ -171,6 +175,7 @@ class Stacks(msgspec.Struct, frozen=True, tag_field="t", tag="stacks", omit_defa
     role: str = "rank"
     thread_name: str = ""
     rank: int | None = None
+    cpu_share: float | None = None
 
 
 class Memory(msgspec.Struct, frozen=True, tag_field="t", tag="memory"):

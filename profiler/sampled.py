@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..collectors.records import Frame
+from ..collectors.records import MAIN_THREAD, Frame, Stacks
 from .diagnosis import Saving
 from .hot_lines import HotLine, is_user, user_frame
 from .run.load import Run
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 MIN_SAMPLES = 40
 """With fewer samples a share of 10 % has a standard error of 5 points or more."""
 
-MAIN_THREAD = "MainThread"
 OWN_THREAD = "boundscope"
 
 Frames = list[Frame]
@@ -89,7 +88,7 @@ def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Frame
     for sample in table.samples:
         if sample.role != "rank" or sample.thread_name == OWN_THREAD:
             continue
-        if main != _is_main(sample.thread_name, sample.thread, rank.data.pid):
+        if main != _is_main(sample, rank.data.pid):
             continue
         # Samples are kept in groups of a second: the group's middle decides.
         if not begin <= (sample.start_ns + sample.end_ns) // 2 <= end:
@@ -101,8 +100,13 @@ def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Frame
                 yield frames, count
 
 
-def _is_main(name: str, thread: int, pid: int) -> bool:
-    return name == MAIN_THREAD or thread == pid
+def _is_main(sample: Stacks, pid: int) -> bool:
+    """Whether the thread is the one that trains.
+
+    A rank that samples itself watches that thread alone. It names no rank, and once no thread.
+    """
+    inside = sample.rank is None and not sample.thread_name
+    return inside or sample.thread_name == MAIN_THREAD or sample.thread == pid
 
 
 def in_files(*parts: str) -> Callable[[Frames], bool]:

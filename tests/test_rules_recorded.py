@@ -88,9 +88,14 @@ class Recording:
                     begin,
                     begin + S,
                     50 * MS,
-                    **{"pid": 100, "thread": 100, "thread_name": "MainThread", **who},  # type: ignore[arg-type]
+                    **{  # type: ignore[arg-type]
+                        "pid": 100,
+                        "thread": 100,
+                        "thread_name": "MainThread",
+                        "rank": 0,
+                        **who,
+                    },
                     counts=[(stack, count)],
-                    rank=0,
                 )
             )
 
@@ -393,6 +398,21 @@ def test_time_in_a_logging_library_is_storage(recording: Recording) -> None:
     assert diagnosis.verdict.bound == "storage"
     assert diagnosis.breakdown["storage"] == pytest.approx(0.6)
     assert "checkpoint-in-loop" not in {finding.id for finding in diagnosis.findings}
+
+
+def test_samples_that_a_rank_took_of_itself_are_of_the_thread_that_trains(
+    recording: Recording,
+) -> None:
+    """As they were written before the thread was named: an address as its number, and no rank."""
+    address = 139_637_976_737_600
+    recording.steps([100.0] * 100)
+    frames = [("/u/train.py", "main", 5), ("/usr/lib/python3.11/logging/__init__.py", "emit", 1)]
+    recording.sampled(6, *frames, thread=address, thread_name="", rank=None)
+    recording.sampled(4, ("/u/train.py", "main", 60), thread=address, thread_name="", rank=None)
+
+    found = named(recording.diagnose(), "log-in-loop")
+
+    assert value(found, "host.sampled_share") == pytest.approx(0.6)
 
 
 def test_a_few_samples_are_no_finding(recording: Recording) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from types import FrameType
 
-from ..records import STACKS_MARKER, Frame, Gap, Stack, Stacks
+from ..records import MAIN_THREAD, STACKS_MARKER, Frame, Gap, Stack, Stacks
 from ..writer import RecordWriter
 from .manners import UnseenThread
 from .recorder import JOIN_S, Recorder
@@ -101,6 +101,7 @@ class StackSampler:
             pid=self._writer.pid,
             thread=self._recorder.training_thread,
             counts=list(counts.items()),
+            thread_name=MAIN_THREAD,
         )
         self._writer.write(*new, stacks)
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from boundscope.collectors.records import STACKS_MARKER, TRACE_MARKER, Frame, Gap, Stacks
+from boundscope.collectors.records import (
+    MAIN_THREAD,
+    STACKS_MARKER,
+    TRACE_MARKER,
+    Frame,
+    Gap,
+    Stacks,
+)
 from boundscope.profiler.run.files import RecordFile, read_records
 from boundscope.profiler.run.load import RankData, load_rank
 
@@ -66,6 +73,7 @@ def test_stacks_are_sampled_from_inside_and_the_gap_says_what_that_means(
     taken = sum(count for sample in samples for _, count in sample.counts)
     assert 10 <= taken <= 100  # ten a second
     assert all(sample.pid == rank.pid for sample in samples)
+    assert {sample.thread_name for sample in samples} == {MAIN_THREAD}
     assert any(Path(line).name == "long.py" for line in lines)
     assert (gap.collector, gap.reason) == ("stacks", "no-permission")
     assert file.closed
