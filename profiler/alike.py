@@ -21,6 +21,9 @@ MAX_EVENT_OVERHEAD_NS = 3_500.0
 USUAL_RANGE = 0.95
 """Where steps differ by themselves (sequences of any length), up to this share of them is usual."""
 
+MARKED_WITHIN_NS = 1_000_000
+"""A step's mark and the profiler's start are made in the same hook, well within a millisecond."""
+
 MIN_CALM = 3
 """Fewer unprofiled steps do not say what is usual."""
 
@@ -50,8 +53,9 @@ def unlike_steps(line: Timeline, windows: Sequence[Window]) -> npt.NDArray[np.bo
 
 
 def inside_of(line: Timeline, window: Window) -> npt.NDArray[np.bool_]:
-    """Steps wholly inside the window; marks may differ by the cost of a start, below 1 ms."""
-    return (line.start_ns >= window.start_ns - 1_000_000) & (line.end_ns <= window.end_ns)
+    """Steps wholly inside the window: its first one began before the profiler was started."""
+    begin = window.start_ns - window.start_cost_ns - MARKED_WITHIN_NS
+    return (line.start_ns >= begin) & (line.end_ns <= window.end_ns)
 
 
 def telling_steps(line: Timeline, window: Window) -> int:

@@ -92,3 +92,11 @@ def test_the_time_and_the_number_of_telling_steps_leave_the_others_out() -> None
 
     assert telling_steps(line, window) == 2
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == [(110 * MS, 150 * MS)]
+
+
+def test_a_step_that_began_as_the_profiler_was_being_started_is_a_whole_one() -> None:
+    line = line_of([10.0] * 20, slice(10, 13))
+    started = int(line.start_ns[10]) + 3 * MS
+    window = Window(0, started, int(line.end_ns[12]), 10, 3, start_cost_ns=int(2.5 * MS))
+
+    assert telling_steps(line, window) == 3
