@@ -38,6 +38,14 @@ WARM_ROOF = 0.6
 FOLLOWED_SLOTS = ("input", "host", "compute", "memory", "storage", "evaluation")
 """What can make a rank late."""
 
+WORK_SLOTS = ("compute", "memory")
+"""A rank with more of both has more work: no removal of one of them ends the others' wait, even work
+does."""
+
+ONE_KIND = 2 / 3
+"""From this part of a rank's excess on, a single slot of work made it late: without that slot most
+of the others' wait goes."""
+
 FOLLOW_MIN = 0.5
 """A rank's lateness is charged to its causes when they explain at least half of the wait."""
 
@@ -180,7 +188,8 @@ def follow(features: Features) -> Blame:
 
     The late rank is the one that waits least. When its excess over the others' means explains at
     least `FOLLOW_MIN` of their wait, the wait is charged to the slots of the excess in
-    proportion; ranks that are late in turn explain nothing, and the wait stays `imbalance`.
+    proportion. Ranks that are late in turn explain nothing, and more work of every kind is no
+    cause but the imbalance itself: then the wait stays `imbalance`.
     """
     wait = features.shares.get("imbalance", 0.0)
     if len(features.ranks) < 2 or wait < MIN_SHARE / 2:
@@ -192,12 +201,20 @@ def follow(features: Features) -> Blame:
         slot: late.shares[slot] - float(np.mean([rank.shares[slot] for rank in others]))
         for slot in FOLLOWED_SLOTS
     }
-    positive = {slot: value for slot, value in excess.items() if value > 0}
-    explained = sum(positive.values())
+    causes = _causes({slot: value for slot, value in excess.items() if value > 0})
+    explained = sum(causes.values())
     if waited <= 0 or explained < FOLLOW_MIN * waited:
         return Blame(late.rank, {})
-    charged = {slot: wait * value / explained for slot, value in positive.items()}
+    charged = {slot: wait * value / explained for slot, value in causes.items()}
     return Blame(late.rank, charged)
+
+
+def _causes(excess: dict[str, float]) -> dict[str, float]:
+    """Of a rank's excess the slots that can be called its cause: not work of all kinds."""
+    work = {slot: value for slot, value in excess.items() if slot in WORK_SLOTS}
+    if not work or max(work.values()) >= ONE_KIND * sum(excess.values()):
+        return excess
+    return {slot: value for slot, value in excess.items() if slot not in WORK_SLOTS}
 
 
 def warm_gain(rank: RankFeatures) -> float:
