@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_STEPS ?= 100
 SOURCES := collectors profiler dashboard sample_traces tests benchmarks examples scripts
 
-.PHONY: help demo test lint types bench
+.PHONY: help demo test verdicts lint types bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -18,6 +18,10 @@ demo: $(VENV)/.dashboard ## run an example under boundscope and print what it is
 test: $(VENV)/.dev ## run the tests
 	@scripts/system_packages.sh
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+verdicts: $(VENV)/.dev ## require each verdict on a real run three times out of three
+	@scripts/system_packages.sh
+	VERDICT_REPEATS=3 $(BIN)/python -m pytest tests/test_verdicts.py
 
 lint: $(VENV)/.dev ## check style and formatting
 	$(BIN)/ruff check $(SOURCES)

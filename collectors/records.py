@@ -75,7 +75,7 @@ class SpanKind:
     LOADER_END = "z"  # a loader is exhausted; its last, empty wait [loader index]
     LOADER_CPU = "c"  # duration is the thread's CPU time within the wait just before [loader index]
     EVAL_LOADER = "v"  # a wait for a batch with gradients off [loader index]
-    FORWARD = "f"  # a module's call that is inside no other module's [0]
+    FORWARD = "f"  # a module's call that is inside no other module's [1 with gradients off, else 0]
     ZERO_GRAD = "y"  # an optimizer's zero_grad [0]
     BACKWARD = "b"  # torch.autograd.backward or grad [0]
     OPTIMIZER = "o"  # one optimizer's step [optimizer index]
@@ -84,8 +84,8 @@ class SpanKind:
     GC = "g"  # a garbage-collection pause [generation]
     EVAL_MODE = "e"  # from a module's eval() to its train(), no backward between [site index]
     STEP = "u"  # boundscope.step(): an instant, the user's own step end [0]
-    WINDOW = "w"  # a torch-profiler window, its own cost included [window index]
-    PROFILER = "p"  # the loop stands still for the profiler: start, stop, export [window index]
+    WINDOW = "w"  # a torch-profiler window until its trace is written and freed [window index]
+    PROFILER = "p"  # the loop stands still for the profiler's start or stop [window index]
 
 
 class Site(msgspec.Struct, frozen=True, tag_field="t", tag="site", omit_defaults=True):

@@ -321,16 +321,23 @@ class _RunKeeper:
 
     def look(self, trace_requests: int) -> None:
         """Notice new ranks, facts and requests for a trace; cheap, several times a second."""
-        if trace_requests > self._trace_requests:
+        if trace_requests > self._trace_requests and self._ask_for_traces():
             self._trace_requests = trace_requests
-            for rank_folder in self.folder.glob("rank-*-*"):
-                (rank_folder / TRACE_MARKER).touch()
         if self._job is not None:
             self._job.ranks = self._watch.look()
         if self._facts_thread is not None and not self._facts_thread.is_alive():
             self._facts_thread = None
             with contextlib.suppress(OSError):
                 self.write()
+
+    def _ask_for_traces(self) -> bool:
+        """Ask every rank for a trace window; False where there is none yet that could be asked."""
+        asked = False
+        for rank_folder in self.folder.glob("rank-*-*"):
+            with contextlib.suppress(OSError):
+                (rank_folder / TRACE_MARKER).touch()
+                asked = True
+        return asked
 
     def close(self, outcome: Outcome) -> Outcome:
         """Stop the collectors, write the last manifest and compress the traces; never raises."""

@@ -64,14 +64,16 @@ class _Arrival:
     number: int
     due: float
     asked: bool = False
+    early: bool = False
+    """It came before there was a command, which so never got it, whoever else did."""
 
 
 class SignalRelay:
     """Catches the launcher's signals and passes on those that were for the launcher alone.
 
-    Use it in the main thread: `start`, then `attach` the command's pid, then `wait` again and
-    again; it returns at once when a signal came or a child ended. Signals that the launcher
-    inherited as ignored (nohup, a background job of a script) stay ignored.
+    Use it in the main thread: `start`, ask `arrived`, then `attach` the command's pid, then `wait`
+    again and again; it returns at once when a signal came or a child ended. Signals that the
+    launcher inherited as ignored (nohup, a background job of a script) stay ignored.
     """
 
     def __init__(self, command: Sequence[str] = ()) -> None:
@@ -97,8 +99,13 @@ class SignalRelay:
         self._witness.start(self._command)
 
     def attach(self, pid: int) -> None:
-        """Name the process that gets what is passed on."""
+        """Name the process that gets what is passed on; right after its start.
+
+        What came until now is passed on whomever it was for: the command was not there yet, or has
+        only just begun and cannot have got as far as a handler.
+        """
         self._child = pid
+        self._read(early=True)
 
     def arrived(self) -> int | None:
         """Return the first signal that came before there was a command, None when none did."""
@@ -125,11 +132,11 @@ class SignalRelay:
                 os.close(descriptor)
         self._wakeup = (-1, -1)
 
-    def _read(self) -> None:
+    def _read(self, *, early: bool = False) -> None:
         now = time.monotonic()
         for number in _drain(self._wakeup[0]) or b"":
             if number in PASSED_ON:
-                self._arrivals.append(_Arrival(number, now + GRACE_S))
+                self._arrivals.append(_Arrival(number, now + GRACE_S, early=early))
             self.trace_requests += number == TRACE_REQUEST
         for number in self._witness.read():
             if number == ANSWER:
@@ -139,12 +146,15 @@ class SignalRelay:
                 self._match()
 
     def _match(self) -> None:
-        """Drop the pairs that launcher and witness both got."""
+        """Drop the pairs that launcher and witness both got; the command got them as well."""
         for seen in list(self._witnessed):
             for arrival in self._arrivals:
                 if arrival.number == seen[0]:
-                    self._arrivals.remove(arrival)
                     self._witnessed.remove(seen)
+                    if arrival.early:
+                        self._pass_on(arrival)
+                    else:
+                        self._arrivals.remove(arrival)
                     break
 
     def _answered(self) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..collectors.records import SpanKind
 from .run.load import RankData, SpanTable
-from .trace.intervals import EMPTY, Union, covered, subtract, union
+from .trace.intervals import EMPTY, Union, covered, merge, subtract, union
 
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -41,6 +41,10 @@ STARTUP_FACTOR = 2.0
 
 STARTUP_MAX_SHARE = 0.25
 """Start-up never swallows more than this share of the steps."""
+
+USUAL = 0.5
+"""A forward pass without gradients in more than this share of the steps is a part of the step: a
+teacher's, or the generator's while its critic learns. Validation comes every so many steps."""
 
 RARE = 25
 """An optimizer with less than one step to so many of another's ends none: WGAN takes 5 critic
@@ -183,7 +187,7 @@ def _phase_intervals(spans: SpanTable, marks: Int64) -> dict[str, Intervals]:
     sources: dict[str, Intervals] = {
         "profiler": _merged(spans.of(SpanKind.PROFILER)),
         "storage": _merged(spans.of(SpanKind.SAVE)),
-        "evaluation": _evaluation(spans),
+        "evaluation": _evaluation(spans, marks),
         "loader": _merged(
             spans.of(
                 SpanKind.LOADER, SpanKind.LOADER_START, SpanKind.LOADER_END, SpanKind.EVAL_LOADER
@@ -211,9 +215,10 @@ def _preparation(spans: SpanTable, marks: Int64) -> Intervals:
     """In each step the time from the batch's arrival, or the step's start, to the first module.
 
     Steps without a module's call have none: what they prepare cannot be told from what they do
-    with it.
+    with it. The calls of a validation on the way do not count.
     """
-    forward = np.sort(spans.of(SpanKind.FORWARD).start_ns)
+    calls = spans.of(SpanKind.FORWARD).start_ns
+    forward = np.sort(calls[covered(_evaluation(spans, marks), calls, calls + 1) == 0])
     arrived = np.sort(spans.of(SpanKind.LOADER).end_ns)
     if not len(forward):
         return EMPTY
@@ -232,9 +237,10 @@ def _merged(spans: SpanTable) -> Intervals:
     return union(spans.start_ns, spans.end_ns)
 
 
-def _evaluation(spans: SpanTable) -> Intervals:
+def _evaluation(spans: SpanTable, marks: Int64) -> Intervals:
     """Validation inside the run: from `eval()` to the same module's `train()`, and batches that
     were fetched with gradients off, each up to the next request; none where training went on.
+    Forward passes with gradients off between the steps, too.
 
     A teacher or frozen part that is set to `eval()` and never back does not count.
     """
@@ -246,7 +252,30 @@ def _evaluation(spans: SpanTable) -> Intervals:
     starts = np.concatenate((modes.start_ns, batches.start_ns))
     ends = np.concatenate((modes.end_ns, _answered_next(asked, batches.end_ns)))
     idle = np.searchsorted(trained, starts) == np.searchsorted(trained, ends)
-    return union(starts[idle], ends[idle])
+    passes = _passes_without_gradients(spans, marks)
+    return merge(union(starts[idle], ends[idle]), passes)
+
+
+def _passes_without_gradients(spans: SpanTable, marks: Int64) -> Intervals:
+    """From the first to the last of the modules' calls with gradients off that lie between an
+    optimizer's step and the next call or backward pass with gradients; none where most steps have
+    some.
+    """
+    events = spans.of(SpanKind.FORWARD, SpanKind.BACKWARD, SpanKind.OPTIMIZER, SpanKind.SKIPPED)
+    forward = events.kind == ord(SpanKind.FORWARD)
+    off = forward & (events.detail == 1)
+    steps = np.isin(events.kind, [ord(SpanKind.OPTIMIZER), ord(SpanKind.SKIPPED)])
+    edge = np.flatnonzero(np.diff(np.concatenate(([False], off, [False])).astype(np.int8)))
+    first, last = edge[::2], edge[1::2] - 1
+    between = (first > 0) & steps[np.maximum(first - 1, 0)]
+    following = np.minimum(last + 1, len(events) - 1)
+    between &= (following == last) | ~steps[following]
+    first, last = first[between], last[between]
+    starts, ends = events.start_ns[first], events.end_ns[last]
+    steps_with = np.unique(np.searchsorted(marks, starts, side="right"))
+    if len(steps_with) > USUAL * (len(marks) - 1):
+        return EMPTY
+    return union(starts, ends)
 
 
 def _answered_next(asked: SpanTable, times: Int64) -> Int64:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .quiet_runs import run_and_diagnose
+
 SCENARIO = Path(__file__).parent / "scenarios" / "causes.py"
+FUNCTIONAL = SCENARIO.with_name("functional.py")
 
 
 def line_with(text: str) -> int:
@@ -19,24 +19,9 @@ def line_with(text: str) -> int:
 
 
 def findings_of(folder: Path, cause: str, steps: int) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "boundscope"]
     script = [str(SCENARIO), "--cause", cause, "--steps", str(steps)]
-    run = subprocess.run(
-        [*command, "run", "--no-report", "-o", str(folder), *script],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    shown = subprocess.run(
-        [*command, "diagnose", "--json", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return {finding["id"]: finding for finding in json.loads(shown.stdout)["findings"]}
+    diagnosis = run_and_diagnose(folder, *script)
+    return {finding["id"]: finding for finding in diagnosis["findings"]}
 
 
 @pytest.mark.parametrize(
@@ -63,3 +48,17 @@ def test_a_training_without_a_cause_has_none_of_them(tmp_path: Path) -> None:
     planted = {"slow-collate", "workers-waiting", "garbage-collection", "memory-growth", "drift"}
 
     assert not planted & set(findings_of(tmp_path / "run", "", 200))
+
+
+def test_a_forward_pass_in_plain_functions_is_not_called_preparation(tmp_path: Path) -> None:
+    diagnosis = run_and_diagnose(tmp_path / "run", str(FUNCTIONAL))
+
+    assert diagnosis["verdict"]["bound"] == "compute", diagnosis
+    assert diagnosis["breakdown"]["input"] < 0.05
+
+
+def test_preparation_before_a_forward_pass_in_plain_functions_is_input(tmp_path: Path) -> None:
+    diagnosis = run_and_diagnose(tmp_path / "run", str(FUNCTIONAL), "--prepare-ms", "100")
+
+    assert diagnosis["verdict"]["bound"] == "input", diagnosis
+    assert "batch-prepared-in-loop" in {finding["id"] for finding in diagnosis["findings"]}

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boundscope.collectors.records import Gap, Manifest, Record, Sample, Site, SpanKind, Spans
+from boundscope.collectors.records import (
+    Frame,
+    Gap,
+    Header,
+    Manifest,
+    Record,
+    Sample,
+    Site,
+    SpanKind,
+    Spans,
+    Stack,
+    Stacks,
+)
 from boundscope.collectors.writer import Clock, RecordWriter
 from boundscope.profiler.run.files import read_records
 from boundscope.profiler.run.load import Run, load_rank
@@ -124,3 +140,59 @@ def test_a_process_that_only_read_is_no_rank_where_others_trained(tmp_path: Path
     trained = run_of(tmp_path).ranks
 
     assert [rank.rank for rank in trained] == [1]
+
+
+def py_spy_file(function: str, seconds: float) -> bytes:
+    """What py-spy leaves of one thread that was in one function all the time."""
+    end = int(seconds * 1e6)
+    frames = [
+        ('process 77:"python t.py"', {}),
+        ("thread (77): MainThread", {}),
+        (function, {"filename": "/w/t.py", "line": 3}),
+    ]
+    begun = [("B", 0, name, args) for name, args in frames]
+    ended = [("E", end, name, args) for name, args in reversed(frames)]
+    return json.dumps(
+        [
+            {"name": name, "ph": ph, "pid": 77, "tid": 9, "ts": ts, "args": args}
+            for ph, ts, name, args in begun + ended
+        ]
+    ).encode()
+
+
+def test_what_a_killed_launcher_left_of_its_last_recording_is_added_to_the_earlier_ones(
+    tmp_path: Path,
+) -> None:
+    node = tmp_path / f"node-{socket.gethostname()}"
+    earlier = [
+        Stacks(second, second + 1, 50_000_000, 77, 77, [(0, 15), (1, 5)], "rank", "MainThread", 0)
+        for second in range(10)
+    ]
+    frames = [Frame(0, "loads", "/w/t.py", 1), Frame(1, "trains", "/w/t.py", 2)]
+    write(node / "stacks.jsonl", *frames, Stack(0, [0]), Stack(1, [1]), *earlier, close=False)
+    (node / "stacks-77-rank-0-50000000.part").write_bytes(py_spy_file("saves", seconds=3))
+
+    table = run_of(tmp_path).stacks[77]
+
+    seen: Counter[str] = Counter()
+    for sample in table.samples:
+        for stack, count in sample.counts:
+            seen[table.frames[table.stacks[stack][-1]].function] += count
+    assert seen == {"loads": 150, "trains": 50, "saves": 60}  # twenty a second
+
+
+def test_stacks_of_two_hosts_that_gave_one_pid_to_two_processes_are_not_mixed(
+    tmp_path: Path,
+) -> None:
+    sample = Stacks(0, 1, 50_000_000, 77, 77, [(0, 20)], "rank", "MainThread", 0)
+    for host, function, count in (("a", "mine", 3), ("b", "theirs", 2)):
+        header = Header(1, "stacks", host, 5, 0, 0)
+        lines = [header, Frame(0, function, "/w/t.py", 1), Stack(0, [0]), *[sample] * count]
+        (tmp_path / f"node-{host}").mkdir()
+        text = b"\n".join(msgspec.json.encode(line) for line in lines)
+        (tmp_path / f"node-{host}" / "stacks.jsonl").write_bytes(text + b"\n")
+
+    table = run_of(tmp_path).stacks[77]
+
+    assert [frame.function for frame in table.frames.values()] == ["mine"]
+    assert len(table.samples) == 3

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from boundscope.collectors.records import Manifest
+from boundscope.collectors.records import Gap, Manifest
+from boundscope.collectors.writer import Clock, RecordWriter
 from boundscope.profiler.diagnosis import Diagnosis, RunSummary, StepTime, Verdict
 from boundscope.profiler.errors import UnusableData
 from boundscope.profiler.ranks import RankWatch
@@ -143,6 +144,28 @@ def test_a_rank_folder_whose_first_file_comes_later_is_found(tmp_path: Path) -> 
 
     assert before == {}
     assert watch.look() == {os.getpid(): 3}
+
+
+def test_a_process_that_learns_its_rank_late_is_called_by_it(tmp_path: Path) -> None:
+    """Both made a loader before their process group: both folders are of rank 0."""
+    other = subprocess.Popen(["sleep", "60"])
+    folders = {pid: tmp_path / f"rank-0-{pid}" for pid in (os.getpid(), other.pid)}
+    for folder in folders.values():
+        folder.mkdir()
+        RecordWriter(folder / "steps.jsonl", "inside", Clock(), rank=0).abandon()
+    watch = RankWatch(tmp_path)
+    for _ in range(20):  # longer than the folder is listed again after a change
+        before = watch.look()
+
+    writer = RecordWriter(folders[other.pid] / "steps.jsonl", "inside", Clock(), rank=1)
+    writer.write(Gap(1, "gpu", "no-driver"))
+    writer.abandon()
+    after = watch.look()
+    other.kill()
+    other.wait()
+
+    assert before == {os.getpid(): 0, other.pid: 0}
+    assert after == {os.getpid(): 0, other.pid: 1}
 
 
 def listed(folder: Path) -> list[str]:

@@ -75,9 +75,21 @@ class Run:
 
     def pkill(self, pattern: bytes) -> None:
         """What `pkill -TERM -f` does, within the group."""
-        for pid in self.group():
-            if pattern in words_of(pid).replace(b"\0", b" "):
+        matching = [p for p in self.group() if pattern in words_of(p).replace(b"\0", b" ")]
+        self.kill_each(matching)
+
+    def kill_each(self, pids: list[int]) -> None:
+        """Send SIGTERM to each, as fast as one after the other can be.
+
+        The launcher stands still meanwhile: it allows a sender 50 ms, and other programs may hold
+        this one up for longer between two of them.
+        """
+        os.kill(self.launcher.pid, signal.SIGSTOP)
+        try:
+            for pid in pids:
                 os.kill(pid, signal.SIGTERM)
+        finally:
+            os.kill(self.launcher.pid, signal.SIGCONT)
 
     def settle(self, count: int) -> list[int]:
         until(lambda: len(self.heard()) >= count)
@@ -146,8 +158,7 @@ def test_a_signal_for_the_whole_group_reaches_the_command_once(run: Run, name: s
 
 
 def test_a_signal_sent_to_each_process_of_a_job_reaches_the_command_once(run: Run) -> None:
-    for pid in run.group():  # as slurmstepd and systemd do
-        os.kill(pid, signal.SIGTERM)
+    run.kill_each(run.group())  # as slurmstepd and systemd do
 
     assert run.settle(1) == [signal.SIGTERM]
     assert run.end() == 7
@@ -224,6 +235,69 @@ def test_a_signal_during_the_start_ends_everything_by_it(tmp_path: Path) -> None
 
     assert set(codes) == {-signal.SIGTERM}
     assert left == []
+
+
+@pytest.mark.parametrize("whom", ["os.killpg(os.getpgrp(), 15)", "os.kill(os.getpid(), 15)"])
+def test_a_signal_between_the_last_look_and_the_commands_start_reaches_the_command(
+    whom: str,
+) -> None:
+    code = f"""
+import os, signal, sys, time
+from boundscope.profiler.relay import SignalRelay
+relay = SignalRelay()
+relay.start()
+assert relay.arrived() is None
+{whom}
+time.sleep(0.2)  # the witness has told of it before there is a command, or has not
+child = os.posix_spawn(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"],
+                       os.environ)
+relay.attach(child)
+pid, until = 0, time.monotonic() + 15
+while not pid and time.monotonic() < until:
+    relay.wait(0.25)
+    pid, status = os.waitpid(child, os.WNOHANG)
+print(relay.passed_on, os.waitstatus_to_exitcode(status) if pid else "it waits")
+os.kill(child, 9) if not pid else None
+relay.stop()
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+    assert done.stdout.split() == ["[15]", "-15"]
+
+
+def test_a_trace_that_is_asked_for_before_there_is_a_rank_is_not_forgotten(tmp_path: Path) -> None:
+    """Neither for a rank folder that cannot be written to: here it is a file."""
+    text = """
+import os, pathlib, time
+run = pathlib.Path(os.environ["BOUNDSCOPE_RUN"])
+(run / "rank-1-1").touch()
+print("up", flush=True)
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+rank = run / f"rank-0-{os.getpid()}"
+rank.mkdir()
+until = time.monotonic() + 15
+while not (rank / "want-trace").exists() and time.monotonic() < until:
+    time.sleep(0.02)
+print("asked" if (rank / "want-trace").exists() else "forgotten", flush=True)
+"""
+    (tmp_path / "train.py").write_text(text)
+    command = [BOUNDSCOPE, "run", "--no-report", "-o", "run", "train.py"]
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        launcher.send_signal(signal.SIGRTMIN + 1)
+        time.sleep(0.6)  # the launcher looks four times a second
+        (tmp_path / "go").touch()
+        said = launcher.stdout.read()
+
+    assert said == b"asked\n"
+    assert launcher.returncode == 0
 
 
 def test_work_after_the_command_can_be_interrupted_and_nothing_after_that() -> None:

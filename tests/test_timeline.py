@@ -183,6 +183,44 @@ def test_evaluation_holds_only_where_no_training_went_on() -> None:
     assert line.phase_ns["evaluation"].tolist() == [0, 300, 0, 205, 0]
 
 
+def trained_steps(count: int) -> list[Span]:
+    """Steps of 1000 ns: a call from 500 to 600, a backward pass up to 900, an optimizer's step."""
+    steps: list[Span] = [("o", 0, 10, 0)]
+    for i in range(count):
+        steps += [("f", 1000 * i + 500, 100, 0), ("b", 1000 * i + 600, 300, 0)]
+        steps.append(("o", 1000 * i + 990, 20, 0))
+    return steps
+
+
+def test_passes_without_gradients_between_steps_are_evaluation_from_the_first_to_the_last() -> None:
+    found = [
+        *trained_steps(6),
+        ("f", 2100, 50, 1),  # three calls in the third step, before it trains
+        ("f", 2200, 50, 1),
+        ("f", 2300, 40, 1),
+        ("f", 4700, 50, 1),  # within a backward pass
+        ("f", 5950, 20, 1),  # after a backward pass: a part of the step
+    ]
+
+    line = line_of(found)
+
+    assert line.phase_ns["evaluation"].tolist() == [0, 0, 240, 0, 0, 0]
+    # From the end of the optimizer's step at 2010 to the call at 500, less the validation.
+    assert line.phase_ns["preparation"][2] == 490 - 240
+
+
+@pytest.mark.parametrize(("every", "evaluation"), [(1, 0), (2, 150)])
+def test_passes_without_gradients_in_most_steps_are_part_of_them(
+    every: int, evaluation: int
+) -> None:
+    """A teacher's, or a generator's: validation comes now and then."""
+    calls: list[Span] = [("f", 1000 * i + 200, 50, 1) for i in range(0, 6, every)]
+
+    line = line_of([*trained_steps(6), *calls])
+
+    assert line.phase_ns["evaluation"].sum() == evaluation
+
+
 def test_less_than_two_step_ends_are_no_timeline() -> None:
     assert build_timeline(rank_of([])) is None
     assert build_timeline(rank_of([("o", 5, 5, 0), ("b", 1, 2, 0)])) is None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from boundscope.collectors.records import Manifest
+from boundscope.collectors.records import Manifest, Window
 from boundscope.profiler.diagnose import diagnose_features
-from boundscope.profiler.diagnosis import SLOTS, Diagnosis
+from boundscope.profiler.diagnosis import SLOTS, Diagnosis, Warning_
 from boundscope.profiler.features import Features, RankFeatures
 from boundscope.profiler.rules.base import follow
 from boundscope.profiler.run.load import RankData, Run, SpanTable
 from boundscope.profiler.timeline import PHASES, Timeline
+from boundscope.profiler.trace.host import HostWindow
 
 EMPTY = np.empty(0, np.int64)
 STEP_NS = 10_000_000
@@ -74,6 +76,38 @@ def make_features(*ranks: RankFeatures, **manifest: Any) -> Features:
 
 def judged(*ranks: RankFeatures) -> Diagnosis:
     return diagnose_features(make_features(*ranks))
+
+
+WINDOW = Window(0, 0, STEP_NS, 0, 1, "trace-0.json")
+
+
+def with_windows(rank: RankFeatures, *, read: bool) -> RankFeatures:
+    """A rank that recorded a window, whose trace could be read or not."""
+    divided = [(WINDOW, HostWindow({}, [], [], 0, STEP_NS))] if read else []
+    return replace(rank, data=replace(rank.data, windows=[WINDOW]), windows=divided)
+
+
+@pytest.mark.parametrize(
+    ("rank", "slug", "reason"),
+    [
+        (make_rank(0, 50), "", "no torch-profiler window of steady steps was recorded."),
+        (with_windows(make_rank(0, 50), read=False), "", "could not be used."),
+        (with_windows(make_rank(0, 50), read=True), "", "do not show what happened in it."),
+        (with_windows(make_rank(0, 50), read=True), "device-not-recorded", "but not what it did."),
+    ],
+    ids=["no-window", "unreadable", "seen", "device"],
+)
+def test_time_that_could_not_be_attributed_has_its_real_reason(
+    rank: RankFeatures, slug: str, reason: str
+) -> None:
+    features = make_features(rank)
+    warnings = [Warning_(slug, "said by the trace")] if slug else []
+
+    verdict = diagnose_features(replace(features, warnings=warnings)).verdict
+
+    assert verdict.bound == "unknown"
+    assert verdict.headline.startswith("Unknown: 100 % of the time could not be attributed")
+    assert verdict.headline.endswith(reason)
 
 
 def test_the_largest_slot_is_the_bound_and_the_next_the_runner_up() -> None:

@@ -104,9 +104,9 @@ class StacksCollector:
             ended = pyspy.poll(recording)
             if ended is not None:
                 records += self._collect(recording, ended)
-        for pid, rank in ranks.items():
+        for pid in ranks:
             if not self._works and pid not in self._given_up:
-                self._ask_inside(pid, rank)
+                self._ask_inside(pid)
         if self._works:
             self._start_recordings(ranks)
         return records
@@ -171,16 +171,18 @@ class StacksCollector:
             self._given_up.add(target.pid)
             return []
         assert self._job is not None
-        self._ask_inside(target.pid, target.rank)
+        self._ask_inside(target.pid)
         detail = f"rank {target.rank}: {detail}"
         return [Gap(self._job.clock.now_ns(), self.name, reason, detail, self.effect)]
 
-    def _ask_inside(self, pid: int, rank: int) -> None:
+    def _ask_inside(self, pid: int) -> None:
+        """Whatever rank its folder is called by: it may have learnt its own later."""
         assert self._job is not None
         self._given_up.add(pid)
-        for folder in self._job.run_folder.glob(f"rank-{rank}-{pid}*"):
-            with contextlib.suppress(OSError):
-                (folder / MARKER).touch()
+        for pattern in (f"rank-*-{pid}", f"rank-*-{pid}-*"):
+            for folder in self._job.run_folder.glob(pattern):
+                with contextlib.suppress(OSError):
+                    (folder / MARKER).touch()
 
     def _start_recordings(self, ranks: dict[int, int]) -> None:
         assert self._job is not None

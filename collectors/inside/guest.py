@@ -40,6 +40,9 @@ from .windows import Windows
 FORWARD_SPANS_A_STEP = 32
 """Loops that call a small module hundreds of times a step are timed for the first calls only."""
 
+EVAL_SPANS_A_STEP = 512
+"""Calls with gradients off are validation, of which all batches fall into one step."""
+
 FACTS_AT_STEP = 2
 """By then torch has worked in the training thread: asking it for its threads changes nothing."""
 
@@ -123,6 +126,7 @@ class Guest:
         self.changing_mode: set[int] = set()
         self.in_forward = False
         self.forward_left = FORWARD_SPANS_A_STEP
+        self._eval_left = EVAL_SPANS_A_STEP
         self._stays_out: bool | None = None
         self._foreign_profiler = False
         self._loaders: dict[int, int] = {}  # by id: a weak key has callbacks, which lose signals
@@ -161,6 +165,7 @@ class Guest:
         recorder.start()
         self.garbage = GarbagePauses(recorder)
         self.recorder = recorder
+        self.checkpoint_libraries()
         atexit.register(self.close)
         if is_multiprocessing_child():
             # Such children leave through os._exit and run only multiprocessing's own finalizers.
@@ -168,6 +173,13 @@ class Guest:
 
             Finalize(None, self.close, exitpriority=100)
         return recorder
+
+    @guarded
+    def checkpoint_libraries(self) -> None:
+        """Wrap those that were imported before, or with, torch."""
+        from .patches import wrap_checkpoints
+
+        wrap_checkpoints(self)
 
     def close(self) -> None:
         """Write out everything; at the end of the process."""
@@ -365,6 +377,7 @@ class Guest:
         if threading.get_ident() != self.recorder.training_thread:
             return
         self.forward_left = FORWARD_SPANS_A_STEP
+        self._eval_left = EVAL_SPANS_A_STEP
         self.windows.tick(self.ticker.count)
         if self.ticker.count == FACTS_AT_STEP:
             self.recorder.find_place()
@@ -373,9 +386,16 @@ class Guest:
     @guarded
     def forward_ran(self, start: int) -> None:
         """A module that no other module called has run."""
-        self.forward_left -= 1
+        end = time.monotonic_ns()
+        evaluating = not self.torch.is_grad_enabled()
+        if not evaluating:
+            self.forward_left -= 1
+        elif self._eval_left:
+            self._eval_left -= 1
+        else:
+            self.forward_left = 0
         if self.recorder is not None:
-            self.recorder.span(SpanKind.FORWARD, start, time.monotonic_ns())
+            self.recorder.span(SpanKind.FORWARD, start, end, int(evaluating))
 
     @guarded
     def gradients_cleared(self, start: int) -> None:

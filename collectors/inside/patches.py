@@ -31,9 +31,12 @@ GUEST_ATTRIBUTE = "_boundscope_guest"
 
 CHECKPOINT_FUNCTIONS = {
     "safetensors.torch": ("save_file", "save_model"),
-    "torch.distributed.checkpoint": ("save",),
+    "torch.distributed.checkpoint": ("save", "async_save"),
 }
 """Modules that may be imported later, and their functions that write checkpoints."""
+
+WRAPPED = "_boundscope_wrapped"
+"""An attribute of what `_saving` made."""
 
 
 def install(torch: Any, guest: Guest) -> None:
@@ -214,6 +217,7 @@ def _saving(original: Callable[..., Any], guest: Guest) -> Callable[..., Any]:
             saving.discard(thread)
             guest.saved(start)
 
+    setattr(wrapper, WRAPPED, True)
     return wrapper
 
 
@@ -223,6 +227,27 @@ def _saves(torch: Any, guest: Guest) -> None:
     built_in: Any = sys.modules[os.name]
     os.fsync = built_in.fsync = _saving(os.fsync, guest)
     sys.meta_path.insert(0, _CheckpointWatcher(guest))
+
+
+def wrap_checkpoints(guest: Guest) -> None:
+    """Wrap the functions of checkpoint libraries that were imported before the watcher stood.
+
+    A library that imports torch itself is one: `from safetensors.torch import save_file` in a
+    script that has not imported torch. So the name is replaced in every module that took it.
+    """
+    for library, functions in CHECKPOINT_FUNCTIONS.items():
+        module = sys.modules.get(library)
+        for name in functions if module is not None else ():
+            original = getattr(module, name, None)
+            if not callable(original) or getattr(original, WRAPPED, False):
+                continue
+            wrapper = _saving(original, guest)
+            for holder in list(sys.modules.values()):
+                if not isinstance(holder, types.ModuleType):
+                    continue
+                taken = object.__getattribute__(holder, "__dict__")  # a lazy module stays unloaded
+                if taken.get(name) is original:
+                    taken[name] = wrapper
 
 
 class _CheckpointWatcher(importlib.abc.MetaPathFinder):

@@ -395,6 +395,11 @@ class Windows:
             except BaseException:
                 self._failed, self._pending = True, None
                 raise
+            # The C library holds its lock while it gives memory back: a part of the window's cost.
+            self._pending = (None, window)
+            del profile
+            if resident_bytes() - self._resident >= MAX_GROWTH_BYTES // 2:
+                trim()
             end = time.monotonic_ns()
             thread = self._recorder.training_thread
             start = window.start_ns - self._recorder.clock.offset_ns
@@ -417,11 +422,8 @@ class Windows:
             )
             self._plan_after(window, events)
             self._pending = None
-            del profile
         finally:
             self._lock.release()
-        if resident_bytes() - self._resident >= MAX_GROWTH_BYTES // 2:
-            trim()
 
     @staticmethod
     def _write(profile: Any, path: Path) -> int:

@@ -35,6 +35,9 @@ Usage: boundscope run [OPTIONS] [--] COMMAND...
   "train.py ...", "-m package.module ...", "python ...", "torchrun ...", or any
   other program; options of boundscope stand before it.
 
+  kill -s RTMIN+1 LAUNCHER, the process id of this command, asks a training that
+  runs for a trace window of its next steps.
+
 Options:
   -o, --output RUN_FOLDER  Where to keep the run, instead of
                            runs/<date>-<time>-<name>.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -85,6 +86,18 @@ class StackTable:
 
     def __bool__(self) -> bool:
         return bool(self.samples)
+
+    def plus(self, other: StackTable) -> StackTable:
+        """Both together; the other's ids, which count within its own file, begin after these."""
+        frame, stack = max(self.frames, default=-1) + 1, max(self.stacks, default=-1) + 1
+        moved = {id_ + frame: Frame(id_ + frame, f.function, f.file, f.line)
+                 for id_, f in other.frames.items()}  # fmt: skip
+        stacks = {id_ + stack: [f + frame for f in ids] for id_, ids in other.stacks.items()}
+        samples = [
+            msgspec.structs.replace(sample, counts=[(id_ + stack, n) for id_, n in sample.counts])
+            for sample in other.samples
+        ]
+        return StackTable(self.frames | moved, self.stacks | stacks, self.samples + samples)
 
 
 @dataclass(frozen=True)
@@ -179,13 +192,13 @@ class Run:
     @cached_property
     def stacks(self) -> dict[int, StackTable]:
         """Stack samples per rank process (pid), from outside or from inside."""
-        tables: dict[int, StackTable] = {}
+        found = _StackTables()
         inside = [read_records(path) for path in self.folder.glob("rank-*-*/stacks*.jsonl")]
         for file in [*self._node_files, *inside]:
-            _add_stacks(tables, file.records)
+            found.add(file.records, "" if file.header is None else file.header.host)
         for path in sorted(self.folder.glob("node-*/stacks-*.part")):  # the launcher was killed
-            _add_stacks(tables, read_part(path))
-        return tables
+            found.add(read_part(path), path.parent.name.removeprefix("node-"))
+        return found.tables
 
     @cached_property
     def processes(self) -> list[Process]:
@@ -326,16 +339,29 @@ def _series(records: Iterable[Record]) -> dict[str, tuple[Int64, Float]]:
     }
 
 
-def _add_stacks(tables: dict[int, StackTable], records: list[Record]) -> None:
-    """Add one file's samples; frame and stack ids count within their file."""
-    samples = [record for record in records if isinstance(record, Stacks)]
-    if not samples:
-        return
-    frames = {record.id: record for record in records if isinstance(record, Frame)}
-    stacks = {record.id: record.frames for record in records if isinstance(record, Stack)}
-    by_rank: dict[int, list[Stacks]] = defaultdict(list)
-    for sample in samples:
-        by_rank[sample.pid].append(sample)
-    for pid, mine in by_rank.items():
-        if pid not in tables or len(mine) > len(tables[pid].samples):
-            tables[pid] = StackTable(frames, stacks, mine)
+class _StackTables:
+    """Stack samples per training process (pid), file after file.
+
+    Two hosts may give one pid to two processes: the one with more samples is kept.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[int, StackTable] = {}
+        self._hosts: dict[int, str] = {}
+
+    def add(self, records: Sequence[Record], host: str) -> None:
+        """Take the samples of one file, written on `host`."""
+        by_pid: dict[int, list[Stacks]] = defaultdict(list)
+        for record in records:
+            if isinstance(record, Stacks):
+                by_pid[record.pid].append(record)
+        if not by_pid:
+            return
+        frames = {record.id: record for record in records if isinstance(record, Frame)}
+        stacks = {record.id: record.frames for record in records if isinstance(record, Stack)}
+        for pid, samples in by_pid.items():
+            table, known = StackTable(frames, stacks, samples), self.tables.get(pid)
+            if known is not None and self._hosts[pid] == host:
+                self.tables[pid] = known.plus(table)
+            elif known is None or len(samples) > len(known.samples):
+                self.tables[pid], self._hosts[pid] = table, host

@@ -6,7 +6,7 @@ import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,9 +16,17 @@ from boundscope.profiler.run.load import RankData, load_rank
 from boundscope.profiler.timeline import Timeline, build_timeline
 
 SCRIPT = "kinds_of_steps.py"
-EVAL_NS = 30e6
 
-Loops = dict[str, tuple[RankData, int]]
+
+class Loop(NamedTuple):
+    """A loop's recording, how many steps it took, and its validations, by its own notes."""
+
+    rank: RankData
+    steps: int
+    evaluations: list[tuple[int, int, int, int]]
+
+
+Loops = dict[str, Loop]
 
 
 def kinds() -> list[str]:
@@ -35,23 +43,23 @@ def kinds() -> list[str]:
 
 @pytest.fixture(scope="module")
 def loops(guest_run: Callable[..., Any]) -> Loops:
-    """Each loop's recording, and how many steps the script says that it took."""
+    """Each loop's recording, and what the script says of it."""
     done = guest_run(SCRIPT)
     assert done.code == 0, done.stderr
     folders = {int(path.name.split("-")[2]): path for path in done.folder.glob("rank-0-*")}
     told = json.loads(done.stdout)
-    return {name: (load_rank(folders[pid]), steps) for name, (pid, steps) in told.items()}
+    return {name: Loop(load_rank(folders[pid]), *rest) for name, (pid, *rest) in told.items()}
 
 
 def timeline(loops: Loops, name: str) -> Timeline:
-    line = build_timeline(loops[name][0])
+    line = build_timeline(loops[name].rank)
     assert line is not None
     return line
 
 
 @pytest.mark.parametrize("name", kinds())
 def test_every_step_of_a_loop_is_found_and_no_other(loops: Loops, name: str) -> None:
-    rank, steps = loops[name]
+    rank, steps, _ = loops[name]
 
     line = build_timeline(rank)
 
@@ -78,7 +86,7 @@ def test_steps_come_from_the_best_sign_that_there_is(loops: Loops, name: str, so
 
 
 def test_a_skipped_amp_step_is_told_from_one_taken(loops: Loops) -> None:
-    rank, _ = loops["skipped_by_amp"]
+    rank = loops["skipped_by_amp"].rank
 
     taken, skipped = rank.spans.of(SpanKind.OPTIMIZER), rank.spans.of(SpanKind.SKIPPED)
 
@@ -86,7 +94,7 @@ def test_a_skipped_amp_step_is_told_from_one_taken(loops: Loops) -> None:
 
 
 def test_an_optimizer_inside_another_one_is_one_step(loops: Loops) -> None:
-    rank, _ = loops["wrapped_optimizer"]
+    rank = loops["wrapped_optimizer"].rank
 
     spans, site = rank.spans.of(SpanKind.OPTIMIZER), rank.site("optimizer", 0)
 
@@ -97,18 +105,30 @@ def test_an_optimizer_inside_another_one_is_one_step(loops: Loops) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["validation_without_gradients", "validation_by_mode", "validation_of_two_models"]
+    ("name", "count"),
+    [
+        ("validation_without_gradients", 11),  # the twelfth comes after the last step
+        ("validation_of_resident_data", 4),
+        ("validation_by_mode", 11),
+        ("validation_of_two_models", 11),
+    ],
 )
-def test_validation_between_steps_is_evaluation(loops: Loops, name: str) -> None:
-    line = timeline(loops, name)
+def test_validation_between_steps_is_evaluation(loops: Loops, name: str, count: int) -> None:
+    evaluation = timeline(loops, name).phase_ns["evaluation"]
 
-    evaluation = line.phase_ns["evaluation"]
+    found = evaluation[evaluation > 0]
 
-    assert np.all(evaluation >= EVAL_NS)
-    assert np.all(evaluation <= EVAL_NS + 0.5 * (line.duration_ns - EVAL_NS) + 15e6)
+    notes = loops[name].evaluations[:count]
+    least = [end - begin for _, begin, end, _ in notes]
+    most = [end - begin for begin, _, _, end in notes]
+    assert len(found) == len(notes) == count
+    assert np.all(found >= least)
+    assert np.all(found <= most)
 
 
-@pytest.mark.parametrize("name", ["frozen_teacher", "single", "inference"])
+@pytest.mark.parametrize(
+    "name", ["frozen_teacher", "teacher_of_resident_data", "single", "inference"]
+)
 def test_a_frozen_teacher_or_mere_inference_is_no_evaluation(loops: Loops, name: str) -> None:
     line = timeline(loops, name)
 
@@ -116,7 +136,7 @@ def test_a_frozen_teacher_or_mere_inference_is_no_evaluation(loops: Loops, name:
 
 
 def test_the_wait_for_a_loader_is_recorded_whatever_class_it_has(loops: Loops) -> None:
-    rank, _ = loops["loader_of_its_own"]
+    rank = loops["loader_of_its_own"].rank
 
     waits = rank.spans.of(SpanKind.LOADER)
 
@@ -126,7 +146,7 @@ def test_the_wait_for_a_loader_is_recorded_whatever_class_it_has(loops: Loops) -
 
 
 def test_a_loader_within_a_loaders_dataset_is_part_of_its_wait(loops: Loops) -> None:
-    rank, _ = loops["loader_within_a_loader"]
+    rank = loops["loader_within_a_loader"].rank
 
     waits = rank.spans.of(SpanKind.LOADER)
 

@@ -1,4 +1,7 @@
-"""Training loops of many kinds, each in a forked process of its own; prints name, pid, steps."""
+"""Training loops of many kinds, each in a forked process of its own.
+
+Prints name, pid, steps, and when each validation began and ended.
+"""
 
 import json
 import multiprocessing
@@ -13,6 +16,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import boundscope
 
 EVAL_S = 0.03
+EVALUATIONS = []
+"""Of each validation four moments of the monotonic clock: it began after the first and before the
+second, and ended after the third and before the fourth."""
+
+now = time.monotonic_ns
 
 
 def data(count=12):
@@ -204,10 +212,44 @@ def validation_without_gradients():
     model, optimizer = model_and()
     for (batch,) in data():
         train_step(model, optimizer, batch)
+        begin, times = now(), []
         with torch.no_grad():
             for (other,) in data(3):
+                times.append(now())
                 model(other)
                 time.sleep(EVAL_S / 3)
+                times.append(now())
+        EVALUATIONS.append([begin, times[0], times[-1], now()])
+    return 12
+
+
+def validation_of_resident_data():
+    """Every third step, without a loader and without eval()."""
+    model, optimizer = model_and()
+    held_out = torch.randn(40, 1, 4)
+    for index in range(12):
+        train_step(model, optimizer)
+        if index % 3 == 0:
+            times = [now()]
+            with torch.no_grad():
+                for part in held_out:  # more calls than are timed in a step of training
+                    model(part)
+                    times.append(now())
+                    time.sleep(EVAL_S / 40)
+                    times.append(now())
+                model(held_out[0])
+            EVALUATIONS.append([times[0], times[1], times[-1], now()])
+    return 12
+
+
+def teacher_of_resident_data():
+    model, optimizer = model_and()
+    teacher = nn.Linear(4, 1)
+    for _ in range(12):
+        with torch.no_grad():
+            teacher(torch.randn(1, 4))
+            teacher(torch.randn(1, 4))
+        train_step(model, optimizer)
     return 12
 
 
@@ -215,9 +257,13 @@ def validation_by_mode():
     model, optimizer = model_and()
     for _ in range(12):
         train_step(model, optimizer)
+        times = [now()]
         model.eval()
+        times.append(now())
         time.sleep(EVAL_S)
+        times.append(now())
         model.train()
+        EVALUATIONS.append([*times, now()])
     return 12
 
 
@@ -226,11 +272,15 @@ def validation_of_two_models():
     for _ in range(12):
         train_step(first, for_first)
         train_step(second, for_second)
+        times = [now()]
         first.eval()
+        times.append(now())
         second.eval()
         time.sleep(EVAL_S)
         first.train()
+        times.append(now())
         second.train()
+        EVALUATIONS.append([*times, now()])
     return 12
 
 
@@ -243,6 +293,17 @@ def frozen_teacher():
             teacher(batch)
         time.sleep(EVAL_S)
         train_step(model, optimizer, batch)
+    return 12
+
+
+def functional_forward():
+    """The loss is the only module."""
+    weight = nn.Parameter(torch.randn(4, 3))
+    optimizer, loss_of = torch.optim.SGD([weight], lr=0.01), nn.CrossEntropyLoss()
+    for (batch,) in data():
+        optimizer.zero_grad()
+        loss_of(torch.relu(batch @ weight), torch.tensor([1])).backward()
+        optimizer.step()
     return 12
 
 
@@ -327,9 +388,12 @@ KINDS = [
     rare_auxiliary,
     seven_optimizers,
     validation_without_gradients,
+    validation_of_resident_data,
     validation_by_mode,
     validation_of_two_models,
     frozen_teacher,
+    teacher_of_resident_data,
+    functional_forward,
     one_iterator_a_step,
     loader_of_its_own,
     loader_within_a_loader,
@@ -338,7 +402,8 @@ KINDS = [
 
 
 def report(kind, answers):
-    answers.put((kind.__name__, multiprocessing.current_process().pid, kind()))
+    steps = kind()
+    answers.put((kind.__name__, multiprocessing.current_process().pid, steps, EVALUATIONS))
 
 
 def main():
@@ -352,8 +417,8 @@ def main():
         child.join()
         if child.exitcode:
             sys.exit(f"{kind.__name__} failed")
-        name, pid, steps = answers.get()
-        result[name] = [pid, steps]
+        name, *told = answers.get()
+        result[name] = told
     print(json.dumps(result))
 
 
