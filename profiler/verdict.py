@@ -74,14 +74,25 @@ def _unclear(case: Evidenced, top: str, balanced: bool) -> str:
     other, score = case.features.shares["other"], case.scores[top]
     if other > score or (other > MAX_OTHER and score < MAX_OTHER):
         return (
-            f"Unknown: {percent(other)} of the time could not be attributed, because no "
-            "torch-profiler window of steady steps was recorded."
+            f"Unknown: {percent(other)} of the time could not be attributed, because "
+            f"{_why_open(case.features)}."
         )
     if not _overloaded(case):
         return ""
     if balanced:
         return "Unknown: other programs held much of the CPU, and no slot stands out."
     return _stretched(case, top)
+
+
+def _why_open(features: Features) -> str:
+    """What kept time from being attributed, as the end of a sentence."""
+    if any(warning.slug == "device-not-recorded" for warning in features.warnings):
+        return "the traces show that a device was given work, but not what it did"
+    if any(rank.windows or rank.device for rank in features.ranks):
+        return "the torch-profiler windows do not show what happened in it"
+    if any(rank.data.windows for rank in features.ranks):
+        return "the traces of its torch-profiler windows could not be used"
+    return "no torch-profiler window of steady steps was recorded"
 
 
 def _balanced_headline(case: Evidenced, top: str, second: str) -> str:
