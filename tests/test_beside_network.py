@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +51,14 @@ def values_of(records: list[Record]) -> dict[str, float]:
 
 def test_loopback_traffic_stands_apart_and_is_virtual(tmp_path: Path) -> None:
     collector = NetworkCollector()
+    began = time.monotonic()
     collector.start(job_of(os.getpid(), tmp_path))
     left, right = pair_on_loopback()
 
-    began = time.monotonic()
     reader = threading.Thread(target=drain, args=(right, 20 << 20))
     reader.start()
     left.sendall(bytes(20 << 20))
     reader.join()
-    time.sleep(0.3)
     values = values_of(collector.sample())
     seconds = time.monotonic() - began
     left.close()
@@ -125,6 +124,26 @@ def two_hosts() -> Iterator[TwoHosts]:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
+RX, TX = 0, 8
+"""Columns of /proc/PID/net/dev: bytes received and sent."""
+
+
+def count_of(process: subprocess.Popen[str], interface: str, column: int) -> int:
+    """What the kernel has counted on the interface, read by the test itself."""
+    for line in Path(f"/proc/{process.pid}/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == interface:
+            return int(counts.split()[column])
+    return 0
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
 def test_ranks_in_namespaces_are_seen_with_the_rate_of_their_shaped_link(
     tmp_path: Path, two_hosts: TwoHosts
 ) -> None:
@@ -133,11 +152,18 @@ def test_ranks_in_namespaces_are_seen_with_the_rate_of_their_shaped_link(
     receiver.stdout.readline()
     sender = two_hosts.start(0, SEND, "10.99.7.2")
     collector = NetworkCollector()
+    ends = [(sender, two_hosts.interfaces[0], TX), (receiver, two_hosts.interfaces[1], RX)]
+    looks: list[tuple[float, list[int]]] = []
+    look = lambda: looks.append((time.monotonic(), [count_of(*end) for end in ends]))  # noqa: E731
     try:
-        time.sleep(0.8)
+        wait_until(lambda: count_of(*ends[1]) > 1_000_000)
+        look()
         collector.start(job_of(os.getpid(), tmp_path))
+        look()
         time.sleep(2.0)
+        look()
         values = values_of(collector.sample())
+        look()
     finally:
         for process in (sender, receiver):
             process.kill()
@@ -150,8 +176,13 @@ def test_ranks_in_namespaces_are_seen_with_the_rate_of_their_shaped_link(
     assert values[f"{sending}.link_bits_per_s"] == 100e6
     assert values[f"{receiving}.link_bits_per_s"] == 100e6
     assert values[f"{sending}.virtual"] == 1
-    assert 0.75 * 12.5e6 < values[f"{sending}.tx_bytes_per_s"] < 1.1 * 12.5e6
-    assert 0.75 * 12.5e6 < values[f"{receiving}.rx_bytes_per_s"] < 1.1 * 12.5e6
+    # Each rate is over some time between the first look and the last, the two in the middle within.
+    (before, began, ended, after), counts = zip(*looks, strict=True)
+    rates = (values[f"{sending}.tx_bytes_per_s"], values[f"{receiving}.rx_bytes_per_s"])
+    for rate, (first, second, third, last) in zip(rates, zip(*counts, strict=True), strict=True):
+        assert 0 < (third - second) / (after - before) <= rate * 1.001
+        assert rate * 0.999 <= (last - first) / (ended - began)
+        assert rate < 1.1 * 12.5e6
     assert values[f"tcp@{two_hosts.names[0]}.segments_out_per_s"] > 100
     assert "tcp.segments_out_per_s" in values
 
@@ -199,16 +230,21 @@ def test_infiniband_counters_are_four_bytes_each(tmp_path: Path) -> None:
     """The files are written by hand in the shape of a real port's: none is read here."""
     port(tmp_path, 1000, 2000, 5)
     collector = NetworkCollector(infiniband=tmp_path)
-    began = time.monotonic()
+    before = time.monotonic()
     collector.start(job_of(os.getpid(), tmp_path))
+    began = time.monotonic()
 
-    time.sleep(0.5)
     port(tmp_path, 251_000, 502_000, 5)
+    time.sleep(0.1)
+    ended = time.monotonic()
     values = values_of(collector.sample())
-    seconds = time.monotonic() - began
+    after = time.monotonic()
 
-    assert values["ib.mlx5_0.1.rx_bytes_per_s"] * seconds == pytest.approx(1e6, rel=0.1)
-    assert values["ib.mlx5_0.1.tx_bytes_per_s"] * seconds == pytest.approx(2e6, rel=0.1)
+    # The rate is over some time between these two: a million bytes received, two million sent.
+    for name, size in (("rx_bytes_per_s", 1e6), ("tx_bytes_per_s", 2e6)):
+        rate = values[f"ib.mlx5_0.1.{name}"]
+        assert rate * (after - before) >= size * 0.9999
+        assert rate * (ended - began) <= size * 1.0001
     assert values["ib.mlx5_0.1.xmit_wait_per_s"] == 0
     assert values["ib.mlx5_0.1.link_bits_per_s"] == 100e9
 

@@ -247,20 +247,23 @@ def test_the_cache_folder_follows_the_users_settings(
     assert folder == Path(expected)
 
 
-def test_rounds_go_on_while_they_bring_something_new() -> None:
+def test_rounds_go_on_while_they_bring_something_new(monkeypatch: pytest.MonkeyPatch) -> None:
     # given: an op that runs undisturbed only from the second round on; a round is four runs
-    delays = [0.004] * 4 + [0.001] * 100
+    delays = [0.25] * 4 + [0.125] * 100
+    now = 0.0
 
     def run() -> None:
-        time.sleep(delays.pop(0))
+        nonlocal now
+        now += delays.pop(0)
 
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: now))
     torch = SimpleNamespace(set_num_threads=lambda _: None)
     figure = probe.Figure("flops", "fp32", 1, 1.0, run)
     # when
-    found = list(probe.rounds(torch, [figure], 0.0, time.perf_counter() + 5))
-    # then
-    assert found[-1]["flops"]["fp32"] > 1.5 * found[0]["flops"]["fp32"]
-    assert len(delays) <= 100 - 2 * 4
+    found = list(probe.rounds(torch, [figure], 0.0, 100.0))
+    # then: a third round, which brings nothing, is the last
+    assert found == [{"flops": {"fp32": 4.0}}, {"flops": {"fp32": 8.0}}]
+    assert len(delays) == 100 - 2 * 4
 
 
 @pytest.mark.parametrize(
