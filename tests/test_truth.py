@@ -163,15 +163,27 @@ def test_a_missing_line_is_seen() -> None:
     assert row.line_named is False
 
 
-def test_a_healthy_run_with_an_avoidable_promise_that_is_not_there_is_a_false_alarm() -> None:
-    healthy = case_of("healthy", "plain", "")
+@pytest.mark.parametrize(
+    ("finding", "alarm"),
+    [
+        (("tiny-ops", "host", 0.12, 0.2, 0.3), True),
+        # An interval down to nothing does not excuse the promise.
+        (("lock-contention", "host", 0.0, 0.11, 0.3), True),
+        (("lock-contention", "host", 0.0, 0.09, 0.3), False),
+        # 15 points are there of the 20 that are promised, and the interval says so.
+        (("slow-store", "input", 0.12, 0.2, 0.3), False),
+        (("slow-store", "input", 0.25, 0.3, 0.35), True),
+        (("arithmetic", "compute", 0.1, 0.9, 0.9), False),  # nothing that can be avoided
+    ],
+)
+def test_a_healthy_run_with_an_avoidable_promise_that_is_not_there_is_a_false_alarm(
+    finding: tuple[str, str, float, float, float], alarm: bool
+) -> None:
     real = saved(compute=0.7, input=0.15)
-    alarm = answer_of("compute", ("tiny-ops", "host", 0.12, 0.2, 0.3))
-    true = answer_of("compute", ("slow-store", "input", 0.12, 0.2, 0.3))
+    answer = answer_of("compute", finding)
 
-    assert row_of(healthy, real, alarm).false_alarm is True
-    assert row_of(healthy, real, true).false_alarm is False
-    assert row_of(case_of(), real, alarm).false_alarm is None
+    assert row_of(case_of("healthy", "plain", ""), real, answer).false_alarm is alarm
+    assert row_of(case_of(), real, answer).false_alarm is None
 
 
 @pytest.mark.parametrize(
@@ -197,6 +209,25 @@ def test_an_abstention_is_counted_and_is_not_right() -> None:
     figures = score.summary(rows)
 
     assert (figures["abstained"], figures["top1"], figures["regret"]) == (1, 0.5, 0.0)
+
+
+def test_input_that_bears_no_verdict_is_counted_apart_from_the_verdicts() -> None:
+    bad = case_of("bad-input", "three-steps", "")
+    rows = [
+        row_of(bad, {}, answer_of("unknown", confidence=0.0)),
+        row_of(bad, {}, answer_of("compute", confidence=0.9)),
+        row_of(case_of(), saved(input=0.8), answer_of("compute")),
+    ]
+
+    figures = score.summary(rows)
+
+    # One wrong verdict of one; two bad inputs, of which one was doubted.
+    assert (figures["cases"], figures["top1"]) == (1, 0.0)
+    assert (figures["doubted"], figures["bad_input"]) == (1, 2)
+    line = next(line for line in report.overall(rows) if line.startswith("| all |"))
+    assert line.split("|")[2:4] == [" 1 ", " 0 % "]
+    assert line.endswith("| 1 of 2 |")
+    assert not any(line.startswith("| unknown") for line in report.per_class(rows))
 
 
 def test_the_table_goes_between_its_marks_and_nothing_else_changes(tmp_path: Path) -> None:

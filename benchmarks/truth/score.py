@@ -18,7 +18,8 @@ BALANCED_MARGIN = 0.05
 """What `balanced` means (docs/verdict.md): no removal saves more, or two are this close."""
 AVOIDABLE = ("input", "host", "network", "imbalance", "storage", "evaluation")
 ALARM = 0.10
-"""A finding that promises at least so much of a healthy run is a false alarm."""
+"""A finding that promises at least so much of a healthy run, of which less is there, is a false
+alarm."""
 LOW_CONFIDENCE = 0.5
 """A verdict on a run that does not bear one must be `unknown` or stay below."""
 GROWTH = "growth"
@@ -184,7 +185,10 @@ def _largest(answer: Answer, bound: str) -> tuple[str, str, float, float, float]
 
 
 def _false_alarm(case: Case, measured: dict[str, Saved], answer: Answer) -> bool | None:
-    """On a healthy run: an avoidable bound named, or promised a tenth that is not there."""
+    """On a healthy run: an avoidable bound named, or promised a tenth that is not there.
+
+    A promise is a finding's mid; what its removal saves must reach a tenth, and the low end.
+    """
     if case.kind != "healthy":
         return None
 
@@ -193,8 +197,8 @@ def _false_alarm(case: Case, measured: dict[str, Saved], answer: Answer) -> bool
 
     named = answer.bound in AVOIDABLE and not judged(answer.bound, measured)[0]
     return named or any(
-        bound in AVOIDABLE and low >= ALARM and not is_there(bound, low)
-        for _, bound, low, _, _ in answer.findings
+        bound in AVOIDABLE and mid >= ALARM and not is_there(bound, max(low, ALARM))
+        for _, bound, low, mid, _ in answer.findings
     )
 
 
@@ -203,9 +207,12 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     rows = list(rows)
     answered = [row for row in rows if row.right is not None]
     normal = [row for row in answered if row.kind != "bad-input"]
+    bad = [row for row in answered if row.kind == "bad-input"]
     return {
-        "cases": len(rows),
-        "top1": _share(answered, lambda row: bool(row.right)),
+        "cases": sum(row.kind != "bad-input" for row in rows),
+        "top1": _share(normal, lambda row: bool(row.right)),
+        "bad_input": len(bad),
+        "doubted": sum(bool(row.right) for row in bad),
         "regret": _mean([row.regret for row in normal if row.regret is not None]),
         "error_median": _quantile([row.error for row in rows if row.error is not None], 0.5),
         "error_p90": _quantile([row.error for row in rows if row.error is not None], 0.9),
