@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from .errors import UnusableData
 from .features import Features, RankFeatures
 from .shares import BLOCKS, steady_phases
 from .text import milliseconds, percent
+from .trace.host import OpTime
 
 Float = npt.NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class SlotChange(msgspec.Struct, frozen=True):
 
 
 class OpChange(msgspec.Struct, frozen=True):
-    """Own time of an op (all its shapes together) in a step of each run, ms; 0 where it is not."""
+    """Own time of an op, or a kernel (all its shapes together), in a step of each run, ms; 0 where
+    it is not."""
 
     name: str
     base_ms: float
@@ -110,6 +112,7 @@ class Comparison(msgspec.Struct, frozen=True):
     ops: list[OpChange]
     environment: list[Difference]
     cautions: list[str]
+    kernels: list[OpChange] = []
 
     @property
     def is_certain(self) -> bool:
@@ -123,10 +126,11 @@ class Comparison(msgspec.Struct, frozen=True):
 
 def compare(base: Features, new: Features) -> Comparison:
     """Compare two runs by their features; raises UnusableData when one has no steady step."""
-    sides = [_side(features, diagnose_features(features)) for features in (base, new)]
+    diagnoses = [diagnose_features(features) for features in (base, new)]
+    sides = [_side(*pair) for pair in zip((base, new), diagnoses, strict=True)]
     change, low, high = _change(base, new)
     slots = _slots(base, new, sides)
-    gained, lost, kept = _findings(diagnose_features(base), diagnose_features(new))
+    gained, lost, kept = _findings(*diagnoses)
     return Comparison(
         schema=SCHEMA,
         base=sides[0],
@@ -139,9 +143,10 @@ def compare(base: Features, new: Features) -> Comparison:
         gained=gained,
         lost=lost,
         kept=kept,
-        ops=_ops(base, new),
+        ops=_moved(base, new, lambda op: op.name),
         environment=_environment(base, new),
         cautions=_cautions(base, new, sides),
+        kernels=_moved(base, new, lambda op: op.kernel),
     )
 
 
@@ -219,25 +224,26 @@ def _findings(base: Diagnosis, new: Diagnosis) -> tuple[list[Named], list[Named]
     )
 
 
-def _ops(base: Features, new: Features) -> list[OpChange]:
-    """Ops by the size of their change; only where both runs have trace windows."""
-    times = [_op_times(features) for features in (base, new)]
+def _moved(base: Features, new: Features, name: Callable[[OpTime], str]) -> list[OpChange]:
+    """Ops by the size of their change, told apart by a name; empty where a run has none."""
+    times = [_times(features, name) for features in (base, new)]
     if not all(times):
         return []
     changes = [
-        OpChange(name, round(times[0].get(name, 0.0), 4), round(times[1].get(name, 0.0), 4))
-        for name in {**times[0], **times[1]}
+        OpChange(one, round(times[0].get(one, 0.0), 4), round(times[1].get(one, 0.0), 4))
+        for one in {**times[0], **times[1]}
     ]
     return sorted(changes, key=lambda change: -abs(change.change_ms))[:MAX_OPS]
 
 
-def _op_times(features: Features) -> Mapping[str, float]:
-    """Own time of each op a step, ms: the mean over the ranks."""
+def _times(features: Features, name: Callable[[OpTime], str]) -> Mapping[str, float]:
+    """Own time of the ops of each name a step, ms: the mean over the ranks."""
     totals: dict[str, float] = {}
     for rank in features.ranks:
         for op in rank.ops:
-            own = rank.per_step(op.self_ns * 1e-6) / len(features.ranks)
-            totals[op.name] = totals.get(op.name, 0.0) + own
+            if called := name(op):
+                own = rank.per_step(op.self_ns * 1e-6) / len(features.ranks)
+                totals[called] = totals.get(called, 0.0) + own
     return totals
 
 
@@ -275,11 +281,12 @@ def _cautions(base: Features, new: Features, sides: Sequence[Side]) -> list[str]
             f"the base has {sides[0].world_size} ranks and the new run {sides[1].world_size}: a "
             "step may not be the same work"
         )
-    cpus = [f.run.manifest.environment.get("hardware", {}).get("cpu", "") for f in (base, new)]
-    if cpus[0] != cpus[1]:
-        found.append("the runs were made on different processors")
+    hardware = [features.run.manifest.environment.get("hardware", {}) for features in (base, new)]
+    for part, words in (("cpu", "processors"), ("gpus", "GPUs")):
+        if hardware[0].get(part, "") != hardware[1].get(part, ""):
+            found.append(f"the runs were made on different {words}")
     for words, features in (("base", base), ("new run", new)):
-        if any(warning.slug == "busy-host" for warning in features.warnings):
+        if {w.slug for w in features.warnings} & {"busy-host", "overloaded-host"}:
             found.append(f"other processes took much of the CPU during the {words}")
     return found
 

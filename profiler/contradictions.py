@@ -15,6 +15,7 @@ from .alike import MAX_EVENT_OVERHEAD_NS, UNLIKE, telling_steps
 from .diagnosis import Warning_
 from .metrics import within
 from .run.load import Run
+from .stalls import unlike_on_device
 from .timeline import WORK_PHASES, Timeline
 from .trace.device_division import DeviceWindow
 from .trace.host import HostWindow
@@ -34,6 +35,15 @@ SETTLING = 1.5
 
 SETTLED_STEPS = 60
 """With more steps than this a slow beginning is a trend of the run, not its start-up."""
+
+APART_SHARE = 0.5
+"""Of the time from first to last arrivals at all collectives, the first one has most."""
+
+APART_OF_WINDOW = 0.05
+"""Of the window: a smaller wait changes no share by as much as is claimed."""
+
+APART_COLLECTIVES = 3
+"""Among fewer collectives the first one has most by chance."""
 
 LEFT = {
     "busy-host": 0.7,
@@ -74,11 +84,23 @@ def unlike_windows(
     cost = float(np.median([events for _, events in seen])) * MAX_EVENT_OVERHEAD_NS
     if usual / UNLIKE <= work <= (usual + cost) * UNLIKE:
         return []
+    return [_window_unlike(rank, "work", work, usual)]
+
+
+def unlike_device_windows(
+    line: Timeline, windows: Sequence[Window], profiler_share: float, rank: int
+) -> list[Warning_]:
+    """The same beside a device: whole steps, since what the device does shows in no phase."""
+    found = unlike_on_device(line, windows, profiler_share)
+    return [] if found is None else [_window_unlike(rank, "take", *found)]
+
+
+def _window_unlike(rank: int, what: str, seen_ns: float, usual_ns: float) -> Warning_:
     text = (
-        f"rank {rank}: the steps in the trace window work {work * 1e-6:.3g} ms, the others "
-        f"{usual * 1e-6:.3g} ms: the window may not show what the run spends its time on"
+        f"rank {rank}: the steps in the trace window {what} {seen_ns * 1e-6:.3g} ms, the others "
+        f"{usual_ns * 1e-6:.3g} ms: the window may not show what the run spends its time on"
     )
-    return [Warning_("window-unlike-run", text)]
+    return Warning_("window-unlike-run", text)
 
 
 def _events(divided: HostWindow) -> int:
@@ -115,6 +137,25 @@ def trace_against_metrics(run: Run, windows: Sequence[DeviceWindow], rank: int) 
         f"metrics for {told:.0%}: one of them is not of this job or of this time"
     )
     return [Warning_("trace-against-metrics", text)]
+
+
+def started_apart(skews_ns: Sequence[int], window_ns: float) -> list[Warning_]:
+    """A warning where most waiting for late ranks is at the first collective that all recorded.
+
+    `skews_ns`: from first to last arrival at each of them, in order of time. A profiler that starts
+    in one rank before the next makes that wait itself.
+    """
+    if len(skews_ns) < APART_COLLECTIVES:
+        return []
+    first, whole = skews_ns[0], sum(skews_ns)
+    if first <= APART_SHARE * whole or first < APART_OF_WINDOW * window_ns:
+        return []
+    text = (
+        f"{first * 1e-6:.3g} of the {whole * 1e-6:.3g} ms by which ranks arrive apart are at the "
+        "first collective that all recorded: it may come from profilers starting apart, and be no "
+        "part of a usual step"
+    )
+    return [Warning_("ranks-started-apart", text)]
 
 
 def stolen_cpu(run: Run) -> list[Warning_]:

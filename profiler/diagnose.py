@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from ..collectors.records import Gap
+from .device_roofs import keep_device_roofs
 from .diagnosis import (
     SCHEMA,
     SLOTS,
@@ -24,7 +25,7 @@ from .diagnosis import (
     Verdict,
     Warning_,
 )
-from .errors import BoundscopeError, UnusableData
+from .errors import BoundscopeError, UnusableData, UsageError
 from .features import Features, derive, derive_from
 from .machine import calibrate
 from .machine.roofs import Roofs
@@ -62,14 +63,60 @@ def diagnose_traces(paths: Sequence[Path]) -> Diagnosis:
 def diagnose_path(path: Path) -> Diagnosis:
     """Diagnose a run folder, a bundle, a trace file, or a folder of rank traces."""
     from .bundle.reading import is_bundle, open_bundle
-    from .trace_run import trace_files
 
-    if not path.exists():
-        raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
+    _must_exist(path)
     if (path / FILE_NAME).exists():
         return diagnose_run(path)
     if is_bundle(path):
         return open_bundle(path).diagnosis
+    return diagnose_traces(_traces_of(path))
+
+
+def diagnose_paths(paths: Sequence[Path]) -> Diagnosis:
+    """Diagnose one path as `diagnose_path` does; of several, what they tell together.
+
+    Traces and folders of traces are the ranks of one job. A run folder among them is that job's:
+    they then say what it does not. Raises UsageError where there is more than one run, or a bundle.
+    """
+    from .bundle.reading import is_bundle
+
+    if len(paths) == 1:
+        return diagnose_path(paths[0])
+    runs, bundles = [], []
+    files: dict[Path, Path] = {}
+    for path in paths:
+        _must_exist(path)
+        if (path / FILE_NAME).exists():
+            runs.append(path)
+        elif is_bundle(path):
+            bundles.append(path)
+        else:
+            files |= {file.resolve(): file for file in _traces_of(path)}
+    if bundles or len({run.resolve() for run in runs}) > 1:
+        named = " and ".join(str(path) for path in [*bundles, *runs][:2])
+        raise UsageError(
+            "several-runs",
+            f"Only traces of one job are diagnosed together, at most with its run: not {named}.",
+            "diagnose them one by one; compare two runs: boundscope compare BASE NEW",
+        )
+    if not runs:
+        return diagnose_traces(list(files.values()))
+    from .joined import derive_joined
+
+    run = load_run(runs[0])
+    roofs = find_roofs(run, measure=False)
+    return diagnose_features(derive_joined(run, roofs, list(files.values())))
+
+
+def _must_exist(path: Path) -> None:
+    if not path.exists():
+        raise UnusableData("no-such-path", f"{path} does not exist.", "see: boundscope runs")
+
+
+def _traces_of(path: Path) -> list[Path]:
+    """The trace files that a path stands for; raises UnusableData where there is none."""
+    from .trace_run import trace_files
+
     files = trace_files(path)
     if not files:
         raise UnusableData(
@@ -77,7 +124,7 @@ def diagnose_path(path: Path) -> Diagnosis:
             f"{path} is neither a run folder nor does it hold traces (.json, .json.gz).",
             "name the folder that boundscope run made, or a torch-profiler trace",
         )
-    return diagnose_traces(files)
+    return files
 
 
 @dataclass(frozen=True)
@@ -99,7 +146,9 @@ def diagnose_features(features: Features) -> Diagnosis:
     findings.sort(key=lambda finding: -finding.saving.mid)
     verdict = judge(case, findings)
     findings = [finding for finding in findings if _is_claimed(finding, verdict)]
-    if verdict.bound == "balanced" and is_healthy(case):
+    # What explains the verdict comes first; within that and the rest the largest saving does.
+    findings.sort(key=lambda finding: finding.bound != verdict.bound)
+    if verdict.bound == "balanced" and is_healthy(case, findings):
         # Nothing is wrong: the findings say where the time goes, and advise nothing but on risks.
         findings = [f if f.id in RISKS else msgspec.structs.replace(f, fixes=[]) for f in findings]
     return Diagnosis(
@@ -128,6 +177,8 @@ def find_roofs(run: Run, *, measure: bool) -> Roofs | None:
     process = next((rank.process for rank in run.ranks if rank.process), None)
     if process is None or not measure:
         return None
+    facts = process.facts.items()
+    keep_device_roofs(run.folder, [value for name, value in facts if name.startswith("device.")])
     threads = int(process.facts.get("threads", "0") or 0) or None
     roofs = calibrate.load(threads or os.cpu_count() or 1, process.torch)
     if roofs is None:

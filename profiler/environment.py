@@ -175,13 +175,16 @@ def limit_facts() -> Facts:
     """Return what may be used of the machine; what is not limited is left out.
 
     `cores` is what can really be used: the smaller of the affinity mask and the cgroup's quota.
+    `cores_allowed` numbers the cores of the mask, as "0-3,8".
     """
     groups = ControlGroups("self")
-    affinity = len(os.sched_getaffinity(0))
+    allowed = os.sched_getaffinity(0)
+    affinity = len(allowed)
     quota, memory = groups.cpu_limit_cores(), groups.memory_limit_bytes()
     facts = {
         "cores": f"{min(affinity, quota) if quota else affinity:g}",
         "cores_affinity": str(affinity),
+        "cores_allowed": _ranges(allowed),
         "cores_quota": f"{quota:g}" if quota else "",
         "memory_bytes": str(memory) if memory else "",
     }
@@ -191,6 +194,17 @@ def limit_facts() -> Facts:
     except OSError:
         return _filled(facts)
     return _filled({**facts, "shared_memory_bytes": str(shared.f_blocks * shared.f_frsize)})
+
+
+def _ranges(numbers: set[int]) -> str:
+    """Numbers as the kernel lists them: "0-3,8"."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(str(number) for number in part) for part in parts)
 
 
 def scheduler_facts() -> Facts:

@@ -12,19 +12,29 @@ import numpy.typing as npt
 
 from ..collectors.records import Window
 from .alike import time_of_unlike, unlike_steps
-from .contradictions import still_starting, stolen_cpu, trace_against_metrics, unlike_windows
+from .contradictions import (
+    started_apart,
+    still_starting,
+    stolen_cpu,
+    trace_against_metrics,
+    unlike_device_windows,
+    unlike_windows,
+)
 from .device_facts import DeviceFacts, device_facts
+from .device_roofs import device_roofs
+from .device_waits import DeviceWaits, device_waits
 from .diagnosis import SLOTS, Warning_
 from .errors import UnusableData
 from .held_back import held_share, hold_back, move
-from .machine.catalogue import lookup
 from .machine.roofs import Roofs
+from .neighbours import busy_host
 from .preparation import settle
 from .run.load import RankData, Run
 from .sampled import logged_share
 from .shares import (
     MEASURED,
     MEASURED_BESIDE_DEVICE,
+    STALLS,
     block_ms,
     block_shares,
     combine,
@@ -33,9 +43,11 @@ from .shares import (
     host_fractions,
     steady_phases,
 )
+from .stalls import beside_windows
 from .timeline import WORK_PHASES, Timeline, build_timeline
 from .trace.collectives import (
     Collective,
+    arrival_skews,
     clock_offsets,
     device_collectives,
     host_collectives,
@@ -44,31 +56,29 @@ from .trace.collectives import (
 )
 from .trace.device import device_work
 from .trace.device_division import DeviceWindow, divide_device
+from .trace.device_steps import device_window
 from .trace.health import check
 from .trace.host import HostWindow, OpTime, divide, training_thread
-from .trace.intervals import Union, subtract
+from .trace.intervals import EMPTY, Union, clip, subtract, union
 from .trace.kernels import KernelTime
 from .trace.many import read_traces
 from .trace.table import Trace
+from .trace.unhidden import unhidden_time
 
 Float = npt.NDArray[np.float64]
-
-BUSY_HOST_SHARE = 0.1
-"""A tenth of the CPU in other hands moves step times by more than the 5 % that is claimed."""
-
-OVERLOADED_SHARE = 0.4
-"""With so much of the CPU in other hands the job had little more than half of the machine."""
-
-BUSY_MIN_SAMPLES = 3
 
 
 @dataclass(frozen=True)
 class RankInput:
-    """What is known of one rank before anything is judged: its records, steps and traces."""
+    """What is known of one rank before anything is judged: its records, steps and traces.
+
+    `notes` say how the steps of traces that nobody here recorded were found.
+    """
 
     data: RankData
     line: Timeline
     traces: list[tuple[Window, Trace]]
+    notes: list[Warning_] = field(default_factory=list)
 
     @property
     def on_device(self) -> bool:
@@ -92,6 +102,9 @@ class RankFeatures:
     `block_ms` is the mean step of each block. `windows` are the divided windows of a CPU training.
     `held` is the share of the step in which the CPU quota held the rank back: a part of `host`.
     `logged` is the share in logging libraries by stack samples: a part of `storage`.
+    `stalled` is the share in waits for the loader beside a device that no window shows: a part of
+    `input`. `unhidden` is when nothing hides communication, `waits` how host and device wait for
+    each other.
     """
 
     data: RankData
@@ -110,6 +123,9 @@ class RankFeatures:
     windows: list[tuple[Window, HostWindow]] = field(default_factory=list)
     held: float = 0.0
     logged: float = 0.0
+    stalled: float = 0.0
+    unhidden: Union = EMPTY
+    waits: DeviceWaits = field(default_factory=DeviceWaits)
 
     @property
     def rank(self) -> int:
@@ -190,9 +206,14 @@ def derive_from(
         warnings += _health(item)
         build = _on_device if item.on_device else _on_host
         made = build(item, roofs, transfers.get(item.data.rank))
-        made = replace(made, collectives=collectives[item.data.rank])
+        mine = collectives[item.data.rank]
+        made = replace(made, collectives=mine, unhidden=_unhidden(item, made) if mine else EMPTY)
         warnings += trace_against_metrics(run, made.device, made.rank)
         warnings += unlike_windows(item.line, made.windows, made.rank)
+        if item.on_device:
+            windows = [window for window, _ in item.traces]
+            share = made.facts.profiler_share
+            warnings += unlike_device_windows(item.line, windows, share, made.rank)
         ranks.append(made)
     ranks = [hold_back(rank, held_share(run, rank)) for rank in ranks]
     ranks = [_with_logs(run, rank) for rank in ranks]
@@ -200,6 +221,7 @@ def derive_from(
     if ranks:
         shares = {slot: float(np.mean([rank.shares[slot] for rank in ranks])) for slot in SLOTS}
     warnings += _missing_ranks(run, ranks)
+    warnings += started_apart(arrival_skews(collectives, offsets), _window_ns(inputs))
     return Features(run, ranks, shares, last_arrivals(collectives, offsets), warnings)
 
 
@@ -211,6 +233,21 @@ def _with_logs(run: Run, rank: RankFeatures) -> RankFeatures:
     return replace(move(rank, share, ("host", "other"), "storage"), logged=share)
 
 
+def _unhidden(item: RankInput, made: RankFeatures) -> Union:
+    """When nothing hides communication, in all windows of a rank."""
+    if made.device:
+        parts = [window.device.exposed_communication for window in made.device]
+    else:
+        parts = [clip(unhidden_time(trace), w.start_ns, w.end_ns) for w, trace in item.traces]
+    return union(*map(np.concatenate, zip(*parts, strict=True))) if parts else EMPTY
+
+
+def _window_ns(inputs: Sequence[RankInput]) -> float:
+    """Mean length of a rank's trace windows together."""
+    lengths = [sum(w.end_ns - w.start_ns for w, _ in item.traces) for item in inputs]
+    return float(np.mean(lengths)) if lengths else 0.0
+
+
 def _missing_ranks(run: Run, ranks: list[RankFeatures]) -> list[Warning_]:
     """Without the other ranks, a wait for a late one looks like a transfer."""
     if len(ranks) >= run.world_size:
@@ -220,27 +257,6 @@ def _missing_ranks(run: Run, ranks: list[RankFeatures]) -> list[Warning_]:
         "from moving bytes"
     )
     return [Warning_("ranks-missing", text)]
-
-
-def busy_host(run: Run) -> list[Warning_]:
-    """A warning for each host on which other processes took much of the CPU during the run."""
-    found = []
-    for table in run.metrics:
-        whole, job = table.series.get("host.cpu_percent"), table.series.get("job.cpu_cores")
-        cores = sum(name.startswith("host.cpu.") for name in table.series)
-        if whole is None or job is None or not cores or len(whole[1]) < BUSY_MIN_SAMPLES:
-            continue
-        others = float(np.mean(whole[1])) / 100 - float(np.mean(job[1])) / cores
-        if others > BUSY_HOST_SHARE:
-            text = (
-                f"other processes took {others:.0%} of the CPU of {table.host}: step times and "
-                "shares may be theirs as much as the job's"
-            )
-            found.append(Warning_("busy-host", text))
-            if others > OVERLOADED_SHARE:
-                text = f"other processes held {others:.0%} of {table.host}: repeat the run alone"
-                found.append(Warning_("overloaded-host", text))
-    return found
 
 
 def _of_host(trace: Trace) -> list[Collective]:
@@ -330,46 +346,48 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
 
 def _on_device(item: RankInput, _roofs: Roofs | None, transfers: Union | None) -> RankFeatures:
     line = item.line
-    windows, roofs = [], None
+    windows, divisions, roofs = [], [], None
     for window, trace in item.traces:
-        roofs = roofs or device_roofs(trace)
-        divided = divide_device(trace, (window.start_ns, window.end_ns), roofs, transfers)
+        roofs = roofs or device_roofs(trace, item.data.folder.parent)
+        divided = divide_device(trace, _device_span(window, trace), roofs, transfers)
         if divided is not None:
             windows.append(divided)
+            divisions.append((trace, divided))
     phases_ns = steady_phases(line)
     shares = device_fractions(windows)
+    apart_ns = beside_windows(phases_ns, line, [window for window, _ in item.traces])
     open_phases = [phase for phase in phases_ns if phase not in MEASURED_BESIDE_DEVICE]
     fractions = dict.fromkeys(open_phases, shares) if shares else {}
-    means = {phase: float(values.mean()) for phase, values in phases_ns.items()}
+    means = {phase: float(values.mean()) for phase, values in apart_ns.items()}
+    whole = sum(means.values())
     return RankFeatures(
         data=item.data,
         timeline=line,
         shares=combine(means, fractions, MEASURED_BESIDE_DEVICE),
-        block_shares=block_shares(phases_ns, fractions, MEASURED_BESIDE_DEVICE),
+        block_shares=block_shares(apart_ns, fractions, MEASURED_BESIDE_DEVICE),
         block_ms=block_ms(phases_ns),
-        phase_ms={phase: value * 1e-6 for phase, value in means.items()},
+        phase_ms={phase: float(values.mean()) * 1e-6 for phase, values in phases_ns.items()},
         ops=_merge_ops([_as_op(kernel) for window in windows for kernel in window.kernels]),
         window_ms=sum(window.wall_ns for window in windows) * 1e-6,
         event_overhead_ns=0.0,
         collectives=[],
         device=windows,
         roofs=roofs,
+        waits=device_waits(divisions),
         facts=device_facts([(trace, (w.start_ns, w.end_ns)) for w, trace in item.traces]),
+        stalled=means.get(STALLS, 0.0) / whole if whole else 0.0,
     )
 
 
-def device_roofs(trace: Trace) -> Roofs | None:
-    """The catalogue's roofs of the device that the trace names; None where it is not known."""
-    properties = trace.metadata.get("deviceProperties")
-    if not isinstance(properties, list) or not properties:
-        return None
-    first = properties[0]
-    name = first.get("name") if isinstance(first, dict) else None
-    memory = first.get("totalGlobalMem") if isinstance(first, dict) else None
-    if not isinstance(name, str):
-        return None
-    device = lookup(name, memory if isinstance(memory, int) else None)
-    return device.roofs() if device is not None else None
+def _device_span(window: Window, trace: Trace) -> tuple[int, int]:
+    """The time in which the device does what the window's steps launched.
+
+    A window that was recorded ends with the host's step; one that was made from a trace (it names
+    no file) is the device's already.
+    """
+    if not window.file:
+        return window.start_ns, window.end_ns
+    return device_window(trace, window.start_ns, window.end_ns)
 
 
 def _as_op(kernel: KernelTime) -> OpTime:
@@ -385,13 +403,14 @@ def _as_op(kernel: KernelTime) -> OpTime:
         attainable_ns=kernel.attainable_ns,
         dims=kernel.dims,
         kernel=kernel.name,
+        dtype=kernel.dtype,
     )
 
 
 def _merge_ops(ops: list[OpTime]) -> list[OpTime]:
-    merged: dict[tuple[str, str, str], OpTime] = {}
+    merged: dict[tuple[str, ...], OpTime] = {}
     for op in ops:
-        key = (op.name, op.dims, op.kernel)
+        key = (op.name, op.dims, op.kernel, op.dtype)
         known = merged.get(key)
         merged[key] = op if known is None else known.plus(op)
     return sorted(merged.values(), key=lambda op: -op.self_ns)

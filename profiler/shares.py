@@ -27,9 +27,13 @@ MEASURED = {
 }
 """Phases that are a slot by themselves where the training thread is the device (CPU)."""
 
-MEASURED_BESIDE_DEVICE = {"storage": "storage", "evaluation": "evaluation"}
+STALLS = "stalls"
+"""Waits for the loader that the trace windows do not show: a phase of a run with a device only."""
+
+MEASURED_BESIDE_DEVICE = {"storage": "storage", "evaluation": "evaluation", STALLS: "input"}
 """With a device, a wait of the host costs only what the device's queue does not hide: the windows
-tell that; checkpoints and validation are phases of the run that no window of a few steps sees."""
+tell that; checkpoints, validation and stalls of the loader that come every so many steps are
+phases of the run that no window of a few steps sees."""
 
 
 def steady_phases(line: Timeline) -> dict[str, Float]:

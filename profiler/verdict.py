@@ -8,8 +8,12 @@ from .contradictions import LEFT, doubt
 from .diagnosis import Bound, Finding, Verdict
 from .features import Features
 from .links import busiest_link
-from .rules.base import Evidenced
+from .rules.base import MIN_SHARE, Evidenced
+from .rules.compute import FINDINGS as ARITHMETIC
+from .rules.compute import KNOWN_SHARE, NEAR_ROOF
+from .rules.unsteady import FINDINGS as UNSTEADY
 from .text import milliseconds, percent, plural, scaled, short_name
+from .trace.health import confidence_left
 
 MIN_STEADY_STEPS = 5
 """Fewer steady steps show no pattern: the first steps of a run differ from the rest."""
@@ -40,6 +44,13 @@ AVOIDABLE = frozenset({"input", "network", "imbalance", "host", "storage", "eval
 """Slots that can go without less arithmetic or other data; in a tie with `compute` or `memory` the
 verdict names the one that can be avoided."""
 
+INPUT_WORDS = {
+    "batch-prepared-in-loop": "prepares the batch in the loop",
+    "exposed-copies": "copies the batch to the device",
+    "pageable-copies": "copies the batch to the device",
+}
+"""What an input-bound step does, by its finding; all others wait for the loader."""
+
 STRETCHED = 0.1
 """Share of the roof below which ops on a busy host are taken to have waited: undisturbed, products
 reach 60 to 100 % here and element-wise chains 70 to 100 %."""
@@ -57,14 +68,16 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     ranked = sorted(scores, key=lambda slot: -scores[slot])
     top, second = ranked[0], ranked[1]
     tie = scores[top] - scores[second] < BALANCED_MARGIN
-    if tie and second in AVOIDABLE and top not in AVOIDABLE:
-        top, second, tie = second, top, False
+    if tie and (top in AVOIDABLE) != (second in AVOIDABLE):
+        top, second = sorted((top, second), key=lambda slot: slot not in AVOIDABLE)
+        tie = False
     balanced = scores[top] < BALANCED_BELOW or tie
     if unclear := _unclear(case, top, balanced):
         return Verdict("unknown", 0.0, _bound(top), unclear)
     confidence = _confidence(features, abs(scores[top] - scores[second]))
     if balanced:
-        return Verdict("balanced", confidence, _bound(top), _balanced_headline(case, top, second))
+        headline = _balanced_headline(case, findings, top, second)
+        return Verdict("balanced", confidence, _bound(top), headline)
     runner_up = _bound(second) if scores[second] > 0 else None
     return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
 
@@ -95,20 +108,50 @@ def _why_open(features: Features) -> str:
     return "no torch-profiler window of steady steps was recorded"
 
 
-def _balanced_headline(case: Evidenced, top: str, second: str) -> str:
+def _balanced_headline(case: Evidenced, findings: list[Finding], top: str, second: str) -> str:
     headline = (
         f"Balanced: nothing stands out; {top} takes {percent(case.scores[top])} of every step, "
         f"{second} {percent(case.scores[second])}."
     )
-    if is_healthy(case):
-        headline += " Nothing that could be avoided takes a tenth: the run is healthy."
+    if is_healthy(case, findings):
+        return headline + " Nothing that could be avoided takes a tenth: the run is healthy."
+    reached = _reached(case)
+    if reached is not None and reached < NEAR_ROOF:
+        headline += f" Its ops reach {percent(reached)} of what this machine allows."
     return headline
 
 
-def is_healthy(case: Evidenced) -> bool:
-    """Whether nothing avoidable takes as much as a tenth of the step, and all is attributed."""
+def is_healthy(case: Evidenced, findings: list[Finding]) -> bool:
+    """Whether the run is near the roof, and nothing avoidable takes as much as a tenth of the step.
+
+    Avoidable are whole slots, and what a finding would take away but for the arithmetic itself: a
+    chain of ops that fusion cuts, steps that got slower. Where no op's cost is known the roof is
+    not asked for.
+    """
     avoidable = max(case.scores[slot] for slot in AVOIDABLE)
-    return avoidable < HEALTHY_BELOW and case.features.shares["other"] < HEALTHY_BELOW
+    if max(avoidable, case.features.shares["other"]) >= HEALTHY_BELOW:
+        return False
+    gains = [f.saving.mid for f in findings if f.id not in ARITHMETIC]
+    reached = _reached(case)
+    near = reached is None or reached >= NEAR_ROOF
+    return near and max(gains, default=0.0) < HEALTHY_BELOW
+
+
+def _reached(case: Evidenced) -> float | None:
+    """Share of the roofs that the arithmetic and the data traffic reach, the lower of the two.
+
+    Of the rank that holds most of each; a slot below a tenth of the step does not count, nor one
+    whose ops' costs are not known for at least half of their time. None where none counts.
+    """
+    found = []
+    for slot in ("compute", "memory"):
+        ops = [op for op in case.worst_rank(slot).ops if op.slot == slot and op.work_ns > 0]
+        known = [op for op in ops if op.attainable_ns > 0]
+        work = sum(op.work_ns for op in known)
+        enough = work > 0 and work >= KNOWN_SHARE * sum(op.work_ns for op in ops)
+        if enough and case.scores[slot] >= HEALTHY_BELOW:
+            found.append(sum(min(op.attainable_ns, op.work_ns) for op in known) / work)
+    return min(found, default=None)
 
 
 def _overloaded(case: Evidenced) -> bool:
@@ -155,8 +198,8 @@ def _confidence(features: Features, lead: float) -> float:
     work = features.shares["compute"] + features.shares["memory"]
     judged = float(np.mean([rank.judged_by_cost for rank in features.ranks]))
     by_cost = 1.0 - BY_NAME_PENALTY * work * (1.0 - judged)
-    own = [warning for warning in features.warnings if warning.slug not in LEFT]
-    healthy = 0.9 ** min(3, len(own)) * doubt(features.warnings)
+    own = (warning.slug for warning in features.warnings if warning.slug not in LEFT)
+    healthy = confidence_left(own) * doubt(features.warnings)
     value = 0.98 * attributed * steps * clear * healthy * all_ranks * by_cost
     return round(float(np.clip(value, 0.0, 0.98)), 2)
 
@@ -190,13 +233,14 @@ def _first_line(text: str) -> str:
 
 def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
     share = percent(case.scores[top])
-    finding = next((f for f in findings if f.bound == top), None)
+    mine = [f for f in findings if f.bound == top]
+    # That steps are unlike each other tells no cause: it is the headline's where nothing else is.
+    finding = next((f for f in mine if f.id not in UNSTEADY), next(iter(mine), None))
     words = {
         "input": _input_headline,
         "network": _network_headline,
         "storage": lambda *_: (
-            f"Storage-bound: {share} of the time the loop waits for a "
-            f"checkpoint to be written{_at(finding)}."
+            f"Storage-bound: {share} of the time the loop {_writing(finding)}{_at(finding)}."
         ),
         "evaluation": lambda *_: (
             f"Evaluation-bound: {share} of the time goes into validation{_at(finding)}."
@@ -213,19 +257,32 @@ def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
             f"Imbalance-bound: {share} of every step ranks wait for a slower rank."
         ),
     }
-    return words[top](case, share, finding)
+    text = words[top](case, share, finding)
+    if case.blame.charged.get(top, 0.0) >= MIN_SHARE:
+        text = f"{text.removesuffix('.')}; the other ranks wait for rank {case.blame.rank}."
+    return text
+
+
+def _writing(finding: Finding | None) -> str:
+    """What the loop writes, by the finding that holds most of the slot."""
+    written = {
+        "checkpoint-in-loop": "waits for a checkpoint to be written",
+        "log-in-loop": "writes its log",
+    }
+    return written.get(finding.id if finding else "", "waits for something to be written")
 
 
 def _input_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
     rank = case.worst_rank("input")
     where = f" on rank {rank.rank}" if len(case.features.ranks) > 1 else ""
-    wait, preparation = rank.phase_ms["loader"], rank.phase_ms["preparation"]
-    what = "waits for the next batch" if wait >= preparation else "prepares the batch in the loop"
-    text = f"Input-bound: {share} of every step ({milliseconds(max(wait, preparation))}) {what}"
-    text += where
-    if case.blame.rank is not None and case.blame.charged.get("input"):
-        text += "; the other ranks wait for it"
-    return f"{text}{_at(finding)}."
+    # Beside a device the host may wait for longer than the device idles.
+    spent = max(rank.phase_ms["loader"], rank.phase_ms["preparation"])
+    if rank.device:
+        spent = rank.shares["input"] * float(rank.step_ms.mean())
+    what = INPUT_WORDS.get(finding.id if finding else "", "waits for the next batch")
+    return (
+        f"Input-bound: {share} of every step ({milliseconds(spent)}) {what}{where}{_at(finding)}."
+    )
 
 
 def _network_headline(case: Evidenced, share: str, finding: Finding | None) -> str:

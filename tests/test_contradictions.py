@@ -12,6 +12,7 @@ from boundscope.collectors.records import Manifest, Window
 from boundscope.profiler.contradictions import (
     LEFT,
     doubt,
+    started_apart,
     still_starting,
     trace_against_metrics,
     unlike_windows,
@@ -19,6 +20,7 @@ from boundscope.profiler.contradictions import (
 from boundscope.profiler.diagnosis import Warning_
 from boundscope.profiler.run.load import MetricTable, Run
 from boundscope.profiler.timeline import PHASES, WORK_PHASES, Timeline
+from boundscope.profiler.trace.collectives import Collective, arrival_skews
 from boundscope.profiler.trace.device import DeviceTime
 from boundscope.profiler.trace.device_division import DeviceWindow
 from boundscope.profiler.trace.host import HostWindow, PhaseTime
@@ -134,3 +136,38 @@ def test_doubts_multiply_and_each_has_its_section() -> None:
     assert doubt([Warning_("too-few-steps", "")]) == 1.0
     both = [Warning_("busy-host", ""), Warning_("stolen-cpu", ""), Warning_("busy-host", "again")]
     assert doubt(both) == pytest.approx(LEFT["busy-host"] * LEFT["stolen-cpu"])
+
+
+@pytest.mark.parametrize(
+    ("skews_ms", "told"),
+    [
+        ([7.6, 1.1, 0.2, 0.1, 0.2], True),
+        ([1.1, 7.6, 0.2, 0.1, 0.2], False),  # a later one: a rank was late
+        ([3.0, 1.1, 1.2, 0.8, 0.2], False),  # more than any other, less than half
+        ([0.4, 0.0, 0.0, 0.0, 0.0], False),  # 4 % of the window
+        ([7.6, 0.1], False),
+        ([], False),
+    ],
+)
+def test_a_wait_at_the_first_collective_may_be_of_profilers_that_started_apart(
+    skews_ms: list[float], told: bool
+) -> None:
+    warnings = started_apart([int(skew * MS) for skew in skews_ms], 10.0 * MS)
+
+    assert [w.slug for w in warnings] == (["ranks-started-apart"] if told else [])
+    if told:
+        assert warnings[0].text.startswith("7.6 of the 9.2 ms")
+        assert "profilers starting apart" in warnings[0].text
+
+
+def test_skews_are_from_the_first_to_the_last_arrival_in_order_of_time() -> None:
+    def one(ordinal: int, start: int, end: int) -> Collective:
+        return Collective("nccl:all_reduce", 0, ordinal, 4, start, end)
+
+    # The second rank's clock is 1,000 ns ahead; one collective is the first rank's alone.
+    ranks = {
+        0: [one(1, 500, 600), one(0, 100, 250), one(2, 900, 950)],
+        1: [one(0, 1_200, 1_250), one(1, 1_530, 1_600)],
+    }
+
+    assert arrival_skews(ranks, {0: 0, 1: 1_000}) == [100, 30]

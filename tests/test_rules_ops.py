@@ -3,84 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from boundscope.collectors.records import Manifest
 from boundscope.profiler.device_facts import DeviceFacts
-from boundscope.profiler.diagnose import diagnose_features
 from boundscope.profiler.diagnosis import SLOTS, Diagnosis
-from boundscope.profiler.features import Features, RankFeatures
-from boundscope.profiler.machine.roofs import Roofs
 from boundscope.profiler.rules.memory import kept_share
-from boundscope.profiler.run.load import RankData, Run, SpanTable
-from boundscope.profiler.timeline import PHASES, Timeline
 from boundscope.profiler.trace.collectives import Collective
-from boundscope.profiler.trace.device import DeviceTime
-from boundscope.profiler.trace.device_division import DeviceWindow
 from boundscope.profiler.trace.host import OpTime
-from boundscope.profiler.trace.intervals import EMPTY
 
-NONE = np.empty(0, np.int64)
-MS = 1_000_000
-PIXELS = 16 * 1024 * 1024
-TENSOR = 4.0 * PIXELS
-GPU = Roofs(
-    flops={"fp32": 20e12, "tf32": 150e12, "bf16": 300e12},
-    bandwidth={"dram": 2e12},
-    source="catalogue",
-)
-
-
-def rank_of(ops: list[OpTime], slot: str, *, device: bool = False, **more: Any) -> RankFeatures:
-    steps, step_ns = 60, 100 * MS
-    start = np.arange(steps, dtype=np.int64) * step_ns
-    shares = {name: float(name == slot) for name in SLOTS}
-    phases = {phase: np.zeros(steps) for phase in PHASES}
-    line = Timeline(
-        rank=0,
-        source="optimizer",
-        start_ns=start,
-        end_ns=start + step_ns,
-        phase_ns={**phases, "forward": np.full(steps, float(step_ns))},
-        phase_intervals=dict.fromkeys(PHASES, (NONE, NONE)),
-        steady=np.ones(steps, np.bool_),
-        profiled=np.zeros(steps, np.bool_),
-        first_ns=0,
-    )
-    window = DeviceWindow(0, 1, {}, {}, DeviceTime((0, 1), 1, EMPTY, EMPTY, EMPTY), [], [])
-    spans = SpanTable(np.empty(0, np.uint8), NONE, NONE, NONE)
-    return RankFeatures(
-        data=RankData(0, 1, "h", Path("r"), spans, [], [], None, [], []),
-        timeline=line,
-        shares=shares,
-        block_shares=np.array([[shares[name] for name in SLOTS]] * 10),
-        phase_ms={phase: float(v.mean()) * 1e-6 for phase, v in line.phase_ns.items()},
-        ops=ops,
-        window_ms=100.0,
-        event_overhead_ns=0.0,
-        device=[window] if device else [],
-        **{"collectives": [], "roofs": GPU if device else None, **more},
-    )
-
-
-def diagnosed(rank: RankFeatures) -> Diagnosis:
-    manifest = Manifest(1, "i", "n", [], "", 0, "finished", 0, 0, "h", "")
-    run = Run(Path("r"), manifest, "finished")
-    run.__dict__.update(ranks=[rank.data], metrics=[], stacks={}, processes=[], gaps=[])
-    run.__dict__["_node_files"] = []
-    return diagnose_features(Features(run, [rank], rank.shares, {}))
-
-
-def product(dims: str, achieved: float, kernel: str = "") -> OpTime:
-    """A matrix product of 90 ms at so much of its roof."""
-    return OpTime(
-        "aten::mm", "gemm", "compute", 10, 90 * MS, 90 * MS, 1e12, 1e9, 90 * MS * achieved, 0.0,
-        dims, kernel,
-    )  # fmt: skip
+from .rule_material import MS, diagnosed, elementwise, product, rank_of
 
 
 @pytest.mark.parametrize(
@@ -126,13 +59,17 @@ def test_at_the_roof_the_only_advice_is_less_work_or_faster_hardware() -> None:
     assert [fix.title for fix in fixes] == ["Less work or faster hardware"]
 
 
-def test_a_run_in_balance_says_so_and_advises_nothing() -> None:
-    ops = [product("[512, 512], [512, 512]", 0.5), elementwise("aten::add", 3, calls=10)]
-    rank = rank_of(ops, "compute")
+def in_balance(*ops: OpTime) -> Diagnosis:
+    rank = rank_of(list(ops), "compute")
     shares = dict.fromkeys(SLOTS, 0.0) | {"compute": 0.49, "memory": 0.46, "host": 0.05}
     blocks = np.array([[shares[name] for name in SLOTS]] * 10)
+    return diagnosed(replace(rank, shares=shares, block_shares=blocks))
 
-    diagnosis = diagnosed(replace(rank, shares=shares, block_shares=blocks))
+
+def test_a_run_in_balance_near_the_roof_says_so_and_advises_nothing() -> None:
+    diagnosis = in_balance(
+        product("[512, 512], [512, 512]", 0.8), elementwise("aten::add", 3, calls=10)
+    )
 
     assert diagnosis.verdict.bound == "balanced"
     assert "healthy" in diagnosis.verdict.headline
@@ -140,13 +77,30 @@ def test_a_run_in_balance_says_so_and_advises_nothing() -> None:
     assert not any(finding.fixes for finding in diagnosis.findings)
 
 
-def elementwise(name: str, passes: int, calls: int = 1, family: str = "elementwise") -> OpTime:
-    """An op on 64 MB tensors whose every pass over one takes a millisecond."""
-    time = float(passes * calls * MS)
-    return OpTime(
-        name, family, "memory", calls, time, time, 1.0, passes * calls * TENSOR, time, 0.0,
-        f"[{PIXELS}]",
-    )  # fmt: skip
+@pytest.mark.parametrize(("achieved", "words"), [(0.05, "reach 5 %"), (0.5, "reach 50 %")])
+def test_a_run_in_balance_below_the_roof_is_not_called_healthy(achieved: float, words: str) -> None:
+    diagnosis = in_balance(
+        product("[512, 512], [512, 512]", achieved), elementwise("aten::add", 3, calls=10)
+    )
+
+    assert diagnosis.verdict.bound == "balanced"
+    assert "healthy" not in diagnosis.verdict.headline
+    assert words in diagnosis.verdict.headline
+    assert any(finding.fixes for finding in diagnosis.findings)
+
+
+def test_a_chain_that_fusion_would_cut_is_not_called_healthy() -> None:
+    # Ten ops of 2 passes each: of their 20 passes a step 6 stay, so 70 % of 46 % could go.
+    names = ("relu", "tanh", "exp", "neg", "sqrt", "abs", "sin", "cos", "erf", "log")
+    chain = [elementwise(f"aten::{name}", 2, calls=40) for name in names]
+
+    diagnosis = in_balance(product("[512, 512], [512, 512]", 0.8), *chain)
+
+    fused = next(f for f in diagnosis.findings if f.id == "elementwise-bandwidth")
+    assert fused.saving.mid == pytest.approx(0.7 * 0.46, abs=0.01)
+    assert diagnosis.verdict.bound == "balanced"
+    assert "healthy" not in diagnosis.verdict.headline
+    assert fused.fixes
 
 
 def test_a_fused_chain_still_reads_what_comes_from_outside_and_writes_its_end() -> None:
@@ -174,6 +128,9 @@ def test_a_reduction_keeps_what_fusion_cannot_take() -> None:
     ("operation", "id_"),
     [
         ("gloo:all_reduce", "exposed-all-reduce"),
+        ("nccl:all_gather", "exposed-all-gather"),
+        ("nccl:broadcast", "exposed-broadcast"),
+        ("gloo:send_recv", "exposed-send-recv"),
         ("nccl:reduce_scatter", "exposed-reduce-scatter"),
         ("nccl:all_to_all", "exposed-all-to-all"),
         ("nccl:something_new", "exposed-communication"),
@@ -186,7 +143,7 @@ def test_exposed_collectives_are_named_by_their_operation(operation: str, id_: s
     found = diagnosed(rank).findings[0]
 
     assert found.id == id_
-    busbw = next(e for e in found.evidence if e.quantity == "network.busbw")
-    assert "among 8 ranks" in busbw.text
-    assert "latency" in busbw.text  # 4 kB a call
-    assert found.fixes[0].title.startswith("Send fewer, larger messages")
+    exposed = next(e for e in found.evidence if e.quantity == "network.exposed_ms")
+    assert exposed.value == pytest.approx(100)  # all of a step
+    assert found.where[0].collective == operation
+    assert found.fixes

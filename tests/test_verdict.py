@@ -139,6 +139,64 @@ def test_a_rank_with_more_arithmetic_makes_the_job_compute_bound() -> None:
     assert diagnosis.verdict.bound == "compute"
 
 
+def test_uneven_work_is_named_with_the_late_rank_and_what_even_work_would_save() -> None:
+    diagnosis = judged(
+        make_rank(0, 50, compute=0.4, imbalance=0.5, host=0.1),
+        make_rank(1, 50, compute=0.9, host=0.1),
+    )
+
+    late = next(finding for finding in diagnosis.findings if finding.id == "late-rank")
+    # Evenly divided each rank has 0.65 of arithmetic and 0.1 of host: a quarter goes.
+    assert late.saving.mid == pytest.approx(0.25)
+    assert [place.rank for place in late.where] == [1]
+    excess = {e.quantity: e.value for e in late.evidence}["imbalance.excess_compute"]
+    assert excess == pytest.approx(0.5)
+    assert [fix.title for fix in late.fixes] == ["Give every rank the same work"]
+    assert diagnosis.verdict.headline.endswith("; the other ranks wait for rank 1.")
+
+
+@pytest.mark.parametrize("slot", ["input", "host", "memory", "storage"])
+def test_whatever_makes_a_rank_late_the_headline_says_who_waits(slot: str) -> None:
+    late = make_rank(1, 50, **{slot: 0.9, "compute": 0.1})
+    waiting = make_rank(0, 50, compute=0.1, imbalance=0.9)
+
+    diagnosis = judged(waiting, late)
+
+    assert diagnosis.verdict.bound == slot
+    assert diagnosis.verdict.headline.endswith("; the other ranks wait for rank 1.")
+
+
+def test_more_work_of_every_kind_is_imbalance() -> None:
+    diagnosis = judged(
+        make_rank(0, 50, compute=0.12, memory=0.16, host=0.12, imbalance=0.6),
+        make_rank(1, 50, compute=0.33, memory=0.36, host=0.31),
+    )
+
+    assert diagnosis.verdict.bound == "imbalance"
+    assert diagnosis.findings[0].id == "late-rank"
+    assert [place.rank for place in diagnosis.findings[0].where] == [1]
+
+
+def test_a_late_rank_with_a_slow_loader_and_some_more_work_is_charged_to_input() -> None:
+    waiting = make_rank(0, 50, compute=0.2, memory=0.1, imbalance=0.7)
+    late = make_rank(1, 50, compute=0.3, memory=0.15, input=0.55)
+
+    assert set(follow(make_features(waiting, late)).charged) == {"input"}
+
+
+def test_in_a_tie_the_avoidable_slot_is_named_also_where_it_is_the_larger() -> None:
+    diagnosis = judged(make_rank(0, 50, compute=0.40, input=0.42, host=0.18))
+
+    assert diagnosis.verdict.bound == "input"
+
+
+def test_without_a_wait_nobody_is_said_to_wait() -> None:
+    diagnosis = judged(*(make_rank(i, 50, compute=0.9, host=0.1) for i in (0, 1)))
+
+    assert "wait for rank" not in diagnosis.verdict.headline
+    assert "late-rank" not in {finding.id for finding in diagnosis.findings}
+
+
 def test_ranks_that_are_late_in_turn_are_imbalance() -> None:
     ranks = [make_rank(i, 50, compute=0.3, imbalance=0.5, host=0.2) for i in (0, 1)]
 
@@ -146,6 +204,7 @@ def test_ranks_that_are_late_in_turn_are_imbalance() -> None:
 
     assert diagnosis.verdict.bound == "imbalance"
     assert diagnosis.findings[0].id == "late-rank"
+    assert diagnosis.findings[0].where == []  # nothing tells either from the other
 
 
 def test_two_avoidable_slots_that_are_as_large_are_balanced() -> None:
@@ -205,6 +264,31 @@ def test_more_steps_a_clearer_lead_and_less_unexplained_raise_the_confidence() -
     assert confidence(60, 0.55, 0.45) > reference
     assert confidence(20, 0.9, 0.1) > reference
     assert confidence(20, 0.45, 0.35) < reference
+
+
+@pytest.mark.parametrize(
+    ("slugs", "left"),
+    [
+        (["string-time-stamps"], 1.0),
+        (["byte-order-mark"], 1.0),
+        (["lost-device-records"], 0.5),
+        (["lost-device-records", "truncated"], 0.5 * 0.8),
+        (["too-few-steps"], 0.9),
+        (["lost-device-records"] * 8, 0.5),  # the same of eight ranks
+    ],
+)
+def test_each_thing_that_is_wrong_takes_its_weight_of_the_confidence(
+    slugs: list[str], left: float
+) -> None:
+    sound = make_features(make_rank(0, 60, compute=0.9, host=0.1))
+    warned = replace(
+        sound, warnings=[Warning_(slug, f"rank {i}: ") for i, slug in enumerate(slugs)]
+    )
+
+    before, after = (diagnose_features(one).verdict.confidence for one in (sound, warned))
+
+    assert before > 0.9
+    assert after == pytest.approx(before * left, abs=0.011)
 
 
 def test_shares_are_rounded_so_that_they_still_sum_to_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,8 +23,9 @@ from ...collectors.records import (
     Window,
 )
 from ..environment import LAUNCHER_VARIABLES, SCHEDULER_VARIABLES
-from . import kinds
-from .redactor import Known, Redactor
+from ..machine.roofs import Roofs
+from .known import Known
+from .redactor import Redactor
 
 ARGUMENTS, ENVIRONMENT = "arguments", "environment"
 HOSTS, PATHS, STACKS, SITES = "host names", "folders", "stack frames", "places in the code"
@@ -42,7 +43,9 @@ ALLOWED_FACTS: dict[str, frozenset[str]] = {
         "cpu cpus_logical cpus_physical cache_l1_data cache_l1_instruction cache_l2 cache_l3 "
         "cache_l4 memory_bytes numa_nodes gpus gpu_driver"
     ),
-    "limits": _names("cores cores_affinity cores_quota memory_bytes shared_memory_bytes"),
+    "limits": _names(
+        "cores cores_affinity cores_allowed cores_quota memory_bytes shared_memory_bytes"
+    ),
     "scheduler": frozenset(name for name in SCHEDULER_VARIABLES if not name.endswith("ID"))
     | _names("SLURM_NODEID SLURM_PROCID SLURM_LOCALID kubernetes container"),
     "git": _names("commit dirty"),
@@ -54,9 +57,13 @@ whatever a newer recorder writes."""
 
 ALLOWED_VARIABLES = ALLOWED_FACTS["launcher"] | ALLOWED_FACTS["scheduler"]
 
+Number = TypeVar("Number", int, float)
+
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _ID = re.compile(r"[0-9a-f]{8,16}")
-_WINDOW_FILE = re.compile(r"trace-\d{1,6}\.json")
+_ROOF = re.compile(r"[a-z]{2,4}\d{0,2}(?:_matrix)?|special|l[1-4]|dram(?:_copy|_triad)?")
+WINDOW_FILE = re.compile(r"trace-\d{1,6}\.json")
+"""A window's trace, as recorders call it: a file of the rank's own folder."""
 _KINDS = frozenset(
     value for name, value in vars(SpanKind).items() if name.isupper() and isinstance(value, str)
 )
@@ -68,8 +75,21 @@ def learn(known: Known, record: Record | Manifest) -> None:
         known.hosts.add(record.host)
     if isinstance(record, Manifest):
         known.projects.add(record.cwd)
+    if isinstance(record, Manifest):
+        known.look_for_hosts(record.job.replace("master ", "master_addr=", 1))
+        known.look_for_hosts(" ".join(record.command))
+        _look_for_hosts_in_facts(known, record.environment.values())
+    if isinstance(record, Process):
+        known.look_for_hosts(" ".join(record.argv))
+        _look_for_hosts_in_facts(known, [record.facts])
     for text in texts_of(record):
         known.look_at(text)
+
+
+def _look_for_hosts_in_facts(known: Known, groups: Iterable[dict[str, str]]) -> None:
+    for facts in groups:
+        for name, value in facts.items():
+            known.look_for_hosts(f"{name}={value}")
 
 
 def texts_of(value: Any) -> Iterable[str]:
@@ -112,6 +132,7 @@ def redacted_manifest(manifest: Manifest, redactor: Redactor) -> Manifest:
             if (facts := _facts(group, given, redactor))
         },
         gaps=[_gap(gap, redactor) for gap in manifest.gaps],
+        job="",  # by it other launchers find a run that goes on: it has the first host's name
     )
 
 
@@ -124,8 +145,26 @@ def _facts(group: str, given: dict[str, str], redactor: Redactor) -> dict[str, s
         elif (group, name) == ("git", "commit") and _COMMIT.fullmatch(value):
             shown[name] = value
         else:
-            shown[redactor.text(name, ENVIRONMENT)] = redactor.text(value, ENVIRONMENT)
+            shown[redactor.text(name, ENVIRONMENT)] = redactor.named_value(name, value, ENVIRONMENT)
     return shown
+
+
+def redacted_roofs(roofs: Roofs, redactor: Redactor) -> Roofs:
+    """Return the roofs of the run's machine; what they are called is a short list of words."""
+    return msgspec.structs.replace(
+        roofs,
+        flops=_named_roofs(roofs.flops),
+        flops_1=_named_roofs(roofs.flops_1),
+        bandwidth=_named_roofs(roofs.bandwidth),
+        cache_bytes=_named_roofs(roofs.cache_bytes),
+        device=redactor.text(roofs.device, PROCESSES),
+        key=roofs.key if _ID.fullmatch(roofs.key) else "",
+        notes=[redactor.text(note, PROCESSES) for note in roofs.notes],
+    )
+
+
+def _named_roofs(rates: dict[str, Number]) -> dict[str, Number]:
+    return {name: rate for name, rate in rates.items() if _ROOF.fullmatch(name)}
 
 
 def redacted(record: Record, redactor: Redactor) -> Record:
@@ -166,7 +205,7 @@ def _site(record: Site, redactor: Redactor) -> Site:
 
 
 def _window(record: Window, redactor: Redactor) -> Window:
-    file = record.file if _WINDOW_FILE.fullmatch(record.file) else ""
+    file = record.file if WINDOW_FILE.fullmatch(record.file) else ""
     return msgspec.structs.replace(record, file=file, reason=redactor.text(record.reason, SITES))
 
 
@@ -184,12 +223,10 @@ def _named_values(facts: dict[str, str], redactor: Redactor, where: str) -> dict
     """Facts whose values are paths, numbers or words; a secret's name tells a secret."""
     shown = {}
     for name, value in facts.items():
-        if kinds.SECRET_NAME.search(name):
-            shown[redactor.op_name(name, where)] = redactor.secret(value, where)
-        elif name in ("fetch_file", "executable"):
+        if name in ("fetch_file", "executable"):
             shown[name] = redactor.path(value, where)
         else:
-            shown[redactor.op_name(name, where)] = redactor.text(value, where)
+            shown[redactor.op_name(name, where)] = redactor.named_value(name, value, where)
     return shown
 
 

@@ -11,8 +11,10 @@ import msgspec
 from ..diagnosis import Evidence, Finding, Fix, Place, Saving
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
-from ..text import percent, scaled
+from ..text import percent, plural, scaled
 from ..trace.host import OpTime
+from ._shapes import rows, sides
+from ._types import bf16_gain, wide_type
 from .base import MIN_SHARE, Evidenced, place, removable
 
 FINDINGS = (
@@ -43,7 +45,7 @@ MULTIPLE = 8
 User's Guide: dimensions that are multiples of 16 bytes)."""
 
 SMALL_SIDE = 64
-"""A matrix product whose shortest side is below one tile (64 to 256 on GPUs) leaves units idle."""
+"""A matrix product of fewer rows than one tile has (64 to 256 on GPUs) leaves units idle."""
 
 LOW_OCCUPANCY = 0.25
 """Achieved occupancy below which latency is no longer hidden (NVIDIA, Best Practices Guide)."""
@@ -75,7 +77,7 @@ def find(case: Evidenced) -> list[Finding]:
     rank = case.worst_rank("compute")
     work = _work(rank)
     if work is None:
-        return []
+        return [_unseen(case, rank, share)]
     id_, title, evidence, fixes = _reason(rank, work)
     where = [Place(rank=rank.rank, op=work.ops[0].name, kernel=work.ops[0].kernel or None)]
     where += [
@@ -91,6 +93,19 @@ def find(case: Evidenced) -> list[Finding]:
         fixes=[*fixes, *_general(rank, work)],
     )
     return [_doubted(found, work.achieved)]
+
+
+def _unseen(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    """Arithmetic of which no op was recorded: how near to the roof it runs is not known."""
+    text = f"{percent(share)} of every step is arithmetic; of which ops is not recorded"
+    return case.finding(
+        id="arithmetic",
+        bound="compute",
+        title="The arithmetic itself takes the time",
+        evidence=[Evidence(text, "compute.share", round(share, 4), "share", "trace")],
+        where=[Place(rank=rank.rank)],
+        fixes=[_LESS],
+    )
 
 
 def _doubted(found: Finding, achieved: float) -> Finding:
@@ -179,7 +194,7 @@ def _tensor_cores(rank: RankFeatures, work: Work) -> Reason | None:
 
 def _odd_shapes(_rank: RankFeatures, work: Work) -> Reason | None:
     """Products with a side that is no multiple of a tile row."""
-    odd = [op for op in work.ops if op.family == "gemm" and _odd(op.dims)]
+    odd = [op for op in work.ops if op.family == "gemm" and _is_odd(op)]
     share = work.share(odd)
     if share < MOST:
         return None
@@ -190,6 +205,10 @@ def _odd_shapes(_rank: RankFeatures, work: Work) -> Reason | None:
     )
     title = "Matrix sizes do not fit the device's tiles"
     return "odd-shapes", title, _told(text, "compute.odd_share", share), [fix]
+
+
+def _is_odd(op: OpTime) -> bool:
+    return any(side % MULTIPLE for side in sides(op.dims))
 
 
 def _occupancy(rank: RankFeatures, _work: Work) -> Reason | None:
@@ -203,33 +222,20 @@ def _occupancy(rank: RankFeatures, _work: Work) -> Reason | None:
 
 
 def _small_batch(_rank: RankFeatures, work: Work) -> Reason | None:
-    """Products with a short side, below the roof."""
-    small = [op for op in work.ops if op.family == "gemm" and 0 < _shortest(op.dims) < SMALL_SIDE]
+    """Products of few rows, below the roof. A short inner or last side is the model's own: a
+    larger batch leaves it as it is."""
+    small = [op for op in work.ops if op.family == "gemm" and 0 < rows(op.dims) < SMALL_SIDE]
     share = work.share(small)
     if not 0 < work.achieved < NEAR_ROOF or share < MOST:
         return None
-    side = _shortest(small[0].dims)
-    text = f"{percent(share)} of the arithmetic is products with a side of {side} or so"
+    number = rows(small[0].dims)
+    text = f"{percent(share)} of the arithmetic is products of {plural(number, 'row')} or so"
     fix = Fix(
         "Use a larger batch",
         "Each weight is read for more samples; the same step takes little longer.",
     )
     title = "Matrix products are too small to reach the roof"
     return "small-batch", title, _told(text, "compute.small_share", share), [fix]
-
-
-def _sides(dims: str) -> list[int]:
-    """Sides of the matrices in an op's shapes; vectors (a bias) are none."""
-    matrices = [part for part in re.findall(r"\[[\d, ]+\]", dims) if "," in part]
-    return [int(number) for part in matrices for number in re.findall(r"\d+", part)]
-
-
-def _odd(dims: str) -> bool:
-    return any(side % MULTIPLE for side in _sides(dims))
-
-
-def _shortest(dims: str) -> int:
-    return min(_sides(dims), default=0)
 
 
 def _general(rank: RankFeatures, work: Work) -> list[Fix]:
@@ -252,29 +258,28 @@ def _general(rank: RankFeatures, work: Work) -> list[Fix]:
                 "multiples of 16 use it better.",
             )
         )
-    fixes.append(
-        Fix(
-            "Less work or faster hardware",
-            "A smaller model, a shorter sequence, fewer recomputed activations; otherwise nothing "
-            "but more arithmetic per second helps.",
-        )
-    )
-    return fixes
+    return [*fixes, _LESS]
+
+
+_LESS = Fix(
+    "Less work or faster hardware",
+    "A smaller model, a shorter sequence, fewer recomputed activations; otherwise nothing but more "
+    "arithmetic per second helps.",
+)
 
 
 def _narrow(rank: RankFeatures, work: Work) -> Fix | None:
-    """bfloat16, where this machine is faster in it and the products are not in it yet."""
-    roofs = rank.roofs
-    bf16 = roofs.flops.get("bf16", 0.0) if roofs else 0.0
-    fp32 = roofs.flops.get("fp32", 0.0) if roofs else 0.0
-    in_fp32 = any(not op.kernel.count("bf16") for op in work.ops[:3])
-    if not fp32 or bf16 <= 1.5 * fp32 or not in_fp32 or 0 < work.achieved < FAR_BELOW:
+    """bfloat16, where this machine is faster in it and the products are in 32 bits."""
+    today = wide_type(work.ops)
+    gain = bf16_gain(rank, today) if today else 0.0
+    if not gain or 0 < work.achieved < FAR_BELOW:
         return None
-    source = "measured" if roofs and roofs.source == "measured" else "data sheet"
+    source = "measured" if rank.roofs and rank.roofs.source == "measured" else "data sheet"
     device = "cuda" if rank.device else "cpu"
+    name = {"fp32": "float32", "tf32": "TF32"}[today]
     return Fix(
         "Compute in bfloat16",
-        f"Matrix products can run {bf16 / fp32:.1f} times as fast in bfloat16 as in float32 here "
+        f"Matrix products can run {gain:.1f} times as fast in bfloat16 as in {name} here "
         f"({source}).",
         f'with torch.autocast("{device}", dtype=torch.bfloat16):\n    loss = loss_of(model(x))',
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ..diagnosis import Evidence, Finding, Fix, Place
@@ -9,6 +11,9 @@ from ..features import RankFeatures
 from ..hot_lines import hot_lines
 from ..sampled import compiles, sampled_share, sure
 from ..text import duration, milliseconds, percent
+from ..trace.idle import is_wait
+from ._device import copy_shares, idle_shares, told
+from ._waits import queue_evidence, spot_evidence, with_spots
 from .base import MIN_SHARE, Evidenced, place
 
 FINDINGS = (
@@ -22,9 +27,12 @@ FINDINGS = (
 MANY_OPS = 200
 """Ops per step from which dispatch is worth naming: 200 of 1 to 5 us are a millisecond."""
 
-SYNCHRONISING = "Synchronize"
 SYNC_EVERY = 4
 """A synchronisation for every four pieces of device work or fewer leaves no queue to run ahead."""
+
+PYTHON_A_LAUNCH_NS = 50_000
+"""From so much idle Python for each piece of device work on, it is the script's own and not the
+calling of ops: traces of loops over tiny ops have 5 to 13 us (gpupuzzlers, with the profiler)."""
 
 
 def find(case: Evidenced) -> list[Finding]:
@@ -53,31 +61,46 @@ def find(case: Evidenced) -> list[Finding]:
 
 
 def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
-    """The device idles while the host synchronises, or launches too slowly."""
-    whole = sum(window.wall_ns for window in rank.device)
-    idle: dict[str, float] = {}
-    for window in rank.device:
-        for cause, value in window.idle_ns.items():
-            idle[cause] = idle.get(cause, 0.0) + value / whole
-    copies = sum(window.copies_ns.get("device-to-host", 0.0) for window in rank.device) / whole
+    """The device idles while the host synchronises, launches too slowly, or runs Python."""
+    idle, copies = idle_shares(rank), copy_shares(rank)
     calls = [call for window in rank.device for call in window.synchronisations]
-    number = sum(call.calls for call in calls if SYNCHRONISING in call.name)
+    number = sum(call.calls for call in calls if is_wait(call.name))
     kernels = sum(window.device.events for window in rank.device)
-    waiting = idle.get("synchronisation", 0.0) + idle.get("copy", 0.0) + copies
-    launching = sum(idle.get(cause, 0.0) for cause in ("launch", "dispatch", "python"))
+    waiting = idle.get("synchronisation", 0.0) + idle.get("copy", 0.0)
+    waiting += copies.get("device-to-host", 0.0)
+    launching = idle.get("launch", 0.0) + idle.get("dispatch", 0.0)
+    loop, calling = _whose_python(rank, idle.get("python", 0.0), launching, kernels)
+    launching += calling
+    elsewhere = idle.get("another-thread", 0.0)
     if number * SYNC_EVERY >= kernels and number:
         # A stream that is drained for every few kernels leaves the next launch nothing to hide in.
-        return [_synchronising(case, rank, waiting + launching, number, kernels)]
-    findings = []
-    if waiting >= MIN_SHARE:
-        findings.append(_synchronising(case, rank, waiting, number, kernels))
-    if launching >= MIN_SHARE:
-        findings.append(_launching(case, rank, launching, kernels))
-    return findings
+        waiting, launching = waiting + launching, 0.0
+    parts = [
+        (idle.get("garbage", 0.0), partial(_garbage_beside_device, case, rank)),
+        (loop + elsewhere, partial(_python_beside_device, case, rank, elsewhere=elsewhere)),
+        (waiting, partial(_synchronising, case, rank, number=number, kernels=kernels)),
+        (launching, partial(_launching, case, rank, kernels=kernels)),
+    ]
+    return told(parts)
+
+
+def _whose_python(
+    rank: RankFeatures, python: float, launching: float, kernels: int
+) -> tuple[float, float]:
+    """Shares of the step in the script's own Python, and in that of calling ops."""
+    idle_ns = sum(window.idle_ns.get("python", 0.0) for window in rank.device)
+    own = python > launching and idle_ns >= PYTHON_A_LAUNCH_NS * kernels
+    return (python, 0.0) if own else (0.0, python)
+
+
+def _lines(case: Evidenced, rank: RankFeatures) -> list[Place]:
+    """The lines that the training thread is at outside of the loader, backward and optimizer."""
+    lines = hot_lines(case.features.run, rank.data.pid, "rest")
+    return [place(line, rank.rank) for line in lines] or [Place(rank=rank.rank)]
 
 
 def _synchronising(
-    case: Evidenced, rank: RankFeatures, share: float, number: int, kernels: int
+    case: Evidenced, rank: RankFeatures, share: float, *, number: int, kernels: int
 ) -> Finding:
     return case.finding(
         id="synchronising-calls",
@@ -91,9 +114,10 @@ def _synchronising(
                 number,
                 "calls",
                 "trace",
-            )
+            ),
+            *spot_evidence(rank),
         ],
-        where=[Place(rank=rank.rank)],
+        where=with_spots(rank, _lines(case, rank)),
         fixes=[
             Fix(
                 "Read values from the device rarely",
@@ -105,7 +129,7 @@ def _synchronising(
     )
 
 
-def _launching(case: Evidenced, rank: RankFeatures, share: float, kernels: int) -> Finding:
+def _launching(case: Evidenced, rank: RankFeatures, share: float, *, kernels: int) -> Finding:
     step = float(np.mean(rank.step_ms))
     return case.finding(
         id="launch-bound",
@@ -120,9 +144,10 @@ def _launching(case: Evidenced, rank: RankFeatures, share: float, kernels: int) 
                 round(share * step, 4),
                 "ms",
                 "trace",
-            )
+            ),
+            *queue_evidence(rank),
         ],
-        where=[Place(rank=rank.rank)],
+        where=_lines(case, rank),
         fixes=[
             Fix(
                 "Launch whole graphs",
@@ -134,22 +159,79 @@ def _launching(case: Evidenced, rank: RankFeatures, share: float, kernels: int) 
     )
 
 
+def _python_beside_device(
+    case: Evidenced, rank: RankFeatures, share: float, *, elsewhere: float
+) -> Finding:
+    """Python of the script's own, not of calling ops, runs while the device idles."""
+    step = float(np.mean(rank.step_ms))
+    evidence = [
+        Evidence(
+            f"{milliseconds(share * step)} of every step the device has nothing to do while the "
+            "training thread runs Python or waits, and launches nothing",
+            "host.python_ms",
+            round(share * step, 4),
+            "ms",
+            "trace",
+        )
+    ]
+    if elsewhere:
+        evidence.append(
+            Evidence(
+                f"{milliseconds(elsewhere * step)} of it the training thread waits for another "
+                "thread of its process",
+                "host.other_thread_ms",
+                round(elsewhere * step, 4),
+                "ms",
+                "trace",
+            )
+        )
+    return case.finding(
+        id="python-in-loop",
+        bound="host",
+        title="Python between the launches leaves the device idle",
+        share=share,
+        evidence=evidence,
+        where=_lines(case, rank),
+        fixes=[
+            Fix(
+                "Take that Python out of the loop",
+                "Do it once before the loop, in a loader worker, or every hundredth step; replace "
+                "loops over elements by one op on the device.",
+            ),
+            Fix(
+                "Let it run while the device computes",
+                "Work that needs no result of this step can come after the launches of the next "
+                "one: a queue that is full hides it.",
+            ),
+        ],
+    )
+
+
 def _garbage(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    spent = rank.phase_ms["garbage"]
+    text = f"collections take {milliseconds(spent)} of every step"
+    return _collected(
+        case, rank, share, Evidence(text, "host.gc_ms", round(spent, 4), "ms", "steps")
+    )
+
+
+def _garbage_beside_device(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    """Only what the device's queue does not hide counts."""
+    spent = share * float(np.mean(rank.step_ms))
+    text = f"the device idles {milliseconds(spent)} of every step during collections"
+    return _collected(
+        case, rank, share, Evidence(text, "host.gc_ms", round(spent, 4), "ms", "trace")
+    )
+
+
+def _collected(case: Evidenced, rank: RankFeatures, share: float, told_by: Evidence) -> Finding:
     return case.finding(
         id="garbage-collection",
         bound="host",
         title="Python's garbage collector stops the loop",
         share=share,
-        evidence=[
-            Evidence(
-                f"collections take {milliseconds(rank.phase_ms['garbage'])} of every step",
-                "host.gc_ms",
-                round(rank.phase_ms["garbage"], 4),
-                "ms",
-                "steps",
-            )
-        ],
-        where=[],
+        evidence=[told_by],
+        where=_lines(case, rank),
         fixes=[
             Fix(
                 "Freeze what lives for the whole run and collect less often",
@@ -178,7 +260,6 @@ def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
     if calls:
         text = f"{calls:,.0f} ops a step are too small to be worth a call, {duration(each)} each"
         evidence.append(Evidence(text, "host.tiny_ops_per_step", round(calls, 1), "ops", "trace"))
-    lines = hot_lines(case.features.run, rank.data.pid, "rest")
     fixes = [
         Fix(
             "Replace the Python loop by one op over the whole sequence or batch",
@@ -200,6 +281,6 @@ def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
         else "Python between the ops takes the time",
         share=share,
         evidence=evidence,
-        where=[place(line, rank.rank) for line in lines],
+        where=_lines(case, rank),
         fixes=fixes,
     )

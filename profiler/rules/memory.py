@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from ..diagnosis import Evidence, Finding, Fix, Place, Saving
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
-from ..text import percent, scaled
+from ..text import milliseconds, percent, scaled
 from ..trace.host import OpTime
+from ._device import copy_shares, idle_shares, told
+from ._optimizer import update_fixes
+from ._types import bf16_gain, wide_type
 from .base import MIN_SHARE, Evidenced, place, removable
 
 FINDINGS = (
@@ -44,29 +49,74 @@ measured when its chain ran from the cache instead (benchmarks/removal.py)."""
 
 
 def find(case: Evidenced) -> list[Finding]:
-    """One finding for the bandwidth-limited ops together; their families say what to do."""
+    """One finding for the bandwidth-limited ops together, one for a device's bare copies.
+
+    What the device waits for its allocator is `memory_capacity`'s to tell.
+    """
     share = case.scores["memory"]
     if share < MIN_SHARE:
         return []
     rank = case.worst_rank("memory")
     ops = [op for op in rank.ops if op.slot == "memory" and op.work_ns > 0]
+    held = rank.shares["memory"]
+    stalled = share * min(1.0, idle_shares(rank).get("allocator", 0.0) / held) if held else 0.0
+    copies = copy_shares(rank)
+    copied = sum(copies.get(kind, 0.0) for kind in ("device-to-device", "memset"))
+    copied = min(share - stalled, share * copied / held if held else 0.0)
+    if ops and _families(ops)[0][0] == "copy":
+        copied = 0.0  # one finding for both
+    parts = [(share - stalled - copied, partial(_by_ops, case, rank, ops))]
+    parts.append((copied, partial(_copied, case, rank)))
+    return told(parts, always=stalled < MIN_SHARE)
+
+
+def _by_ops(case: Evidenced, rank: RankFeatures, ops: list[OpTime], share: float) -> Finding:
+    """The finding for the ops, their largest family its name."""
+    lines = hot_lines(case.features.run, rank.data.pid, "rest")
+    where = [place(line, rank.rank) for line in lines]
     if not ops:
-        return []
+        return _unseen(case, rank, share, where)
     family = _families(ops)[0][0]
-    where = [Place(rank=rank.rank, op=ops[0].name, kernel=ops[0].kernel or None)]
-    where += [
-        place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
-    ]
     found = case.finding(
         id=f"{family if family in NAMED else 'data'}-bandwidth",
         bound="memory",
         share=min(removable(ops, share), share * (1 - kept_share(ops))),
         title="Moving data takes the time, not calculating with it",
         evidence=_evidence(rank, ops),
-        where=where,
-        fixes=_fixes(family, dense=_dense_gradient(ops)),
+        where=[Place(rank=rank.rank, op=ops[0].name, kernel=ops[0].kernel or None), *where],
+        fixes=_fixes(rank, family, ops),
     )
-    return [_widened(found)]
+    return _widened(found)
+
+
+def _unseen(case: Evidenced, rank: RankFeatures, share: float, where: list[Place]) -> Finding:
+    """Data traffic of which no op was recorded: what could go is not known."""
+    text = f"{percent(share)} of every step moves data; by which ops is not recorded"
+    found = case.finding(
+        id="data-bandwidth",
+        bound="memory",
+        share=share,
+        title="Moving data takes the time, not calculating with it",
+        evidence=[Evidence(text, "memory.share", round(share, 4), "share", "trace")],
+        where=where or [Place(rank=rank.rank)],
+        fixes=_fixes(rank, "data"),
+    )
+    return msgspec.structs.replace(found, saving=Saving(0.0, found.saving.mid, found.saving.high))
+
+
+def _copied(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    """Copies and clears on the device that no kernel hides."""
+    spent = share * float(rank.step_ms.mean())
+    text = f"{milliseconds(spent)} of every step the device only copies or clears its own memory"
+    return case.finding(
+        id="copy-bandwidth",
+        bound="memory",
+        share=share,
+        title="Copies within the device's memory run while nothing computes",
+        evidence=[Evidence(text, "memory.copy_ms", round(spent, 4), "ms", "trace")],
+        where=[Place(rank=rank.rank)],
+        fixes=_fixes(rank, "copy"),
+    )
 
 
 def _widened(found: Finding) -> Finding:
@@ -115,7 +165,7 @@ def _tensor_bytes(op: OpTime) -> float:
     return 4.0 * max(sizes, default=0) if op.bytes > 0 else 0.0
 
 
-def _dense_gradient(ops: list[OpTime]) -> bool:
+def _dense_gradient(ops: Sequence[OpTime]) -> bool:
     """Whether an embedding's whole table gets a gradient in every step."""
     return any("embedding_dense_backward" in op.name for op in ops)
 
@@ -166,7 +216,8 @@ def _families(ops: list[OpTime]) -> list[tuple[str, float]]:
     return sorted(totals.items(), key=lambda item: -item[1])
 
 
-def _fixes(family: str, *, dense: bool = False) -> list[Fix]:
+def _fixes(rank: RankFeatures, family: str, ops: Sequence[OpTime] = ()) -> list[Fix]:
+    dense = _dense_gradient(ops)
     fuse = Fix(
         "Fuse the chain, so that each value is read and written once",
         "torch.compile makes one loop of a chain of element-wise ops; it needs a C++ compiler on "
@@ -178,24 +229,34 @@ def _fixes(family: str, *, dense: bool = False) -> list[Fix]:
         "One tensor less to write per op.",
         "x.mul_(scale).add_(shift).relu_()",
     )
-    narrow = Fix("Keep activations in bfloat16", "Half the bytes; check the accuracy afterwards.")
-    optimizer = Fix(
-        "Update the parameters in one fused pass",
-        "The separate passes read and write every parameter several times.",
-        "torch.optim.AdamW(parameters, fused=True)",
-    )
+    narrow = _narrow(rank, ops)
     if family == "embedding" or dense:
         sparse = Fix(
             "Update only the rows that were used",
             "A dense gradient touches the whole table in every step.",
             "nn.Embedding(rows, width, sparse=True)  # with SparseAdam or SGD",
         )
-        return [sparse, narrow] if family == "embedding" else [sparse, optimizer, fuse]
+        return [sparse, *(narrow if family == "embedding" else [*update_fixes(rank, ops), fuse])]
     if family == "optimizer":
-        return [optimizer, narrow]
+        return update_fixes(rank, ops)
     if family == "copy":
-        return [_COPY_LESS, narrow]
-    return [fuse, in_place, narrow]
+        return [_COPY_LESS, *narrow]
+    return [fuse, in_place, *narrow]
+
+
+def _narrow(rank: RankFeatures, ops: Sequence[OpTime]) -> list[Fix]:
+    """Half the bytes, where the machine calculates in them at full speed and they are not halved
+    already."""
+    if not wide_type(ops) or not bf16_gain(rank):
+        return []
+    device = "cuda" if rank.device else "cpu"
+    return [
+        Fix(
+            "Keep activations in bfloat16",
+            "Half the bytes; check the accuracy afterwards.",
+            f'with torch.autocast("{device}", dtype=torch.bfloat16):\n    loss = loss_of(model(x))',
+        )
+    ]
 
 
 _COPY_LESS = Fix(

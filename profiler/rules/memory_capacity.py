@@ -9,15 +9,18 @@ import numpy as np
 from ...collectors.records import Memory
 from ..diagnosis import Evidence, Finding, Fix, Place, Saving
 from ..features import RankFeatures
+from ..hot_lines import hot_lines
 from ..metrics import growth_of, series_of, within
 from ..run.load import Float, Int64, Run
-from ..text import percent, scaled
-from .base import Evidenced
+from ..text import milliseconds, percent, scaled
+from ._device import idle_shares
+from .base import MIN_SHARE, Evidenced, place
 
 FINDINGS = (
     "memory-growth",
     "device-memory-growth",
     "allocator-retries",
+    "allocator-stalls",
     "fragmentation",
     "swapping",
 )
@@ -66,7 +69,7 @@ def find(case: Evidenced) -> list[Finding]:
     found = [_swapping(case)]
     for rank in case.features.ranks:
         found += [_host_growth(case, rank), _device_growth(case, rank)]
-        found += [_retries(case, rank), _fragmentation(case, rank)]
+        found += [_allocator(case, rank), _fragmentation(case, rank)]
     return _worst_of_each([finding for finding in found if finding is not None])
 
 
@@ -203,14 +206,17 @@ def _readings(rank: RankFeatures) -> list[Memory]:
     return [r for r in rank.data.memory if r.device == device]
 
 
-def _retries(case: Evidenced, rank: RankFeatures) -> Finding | None:
+def _allocator(case: Evidenced, rank: RankFeatures) -> Finding | None:
+    """Retries of the caching allocator, or the device's idle time in allocation calls."""
     readings = _readings(rank)
     number = readings[-1].retries - readings[0].retries if readings else 0
-    if number <= 0:
-        return None
-    stalled = sum(window.idle_ns.get("allocator", 0.0) for window in rank.device)
-    whole = sum(window.wall_ns for window in rank.device)
-    share = stalled / whole if whole else 0.0
+    share = idle_shares(rank).get("allocator", 0.0)
+    if number > 0:
+        return _retries(case, rank, number, share)
+    return _stalls(case, rank, share) if share >= MIN_SHARE else None
+
+
+def _retries(case: Evidenced, rank: RankFeatures, number: int, share: float) -> Finding:
     return case.held_back(
         id="allocator-retries",
         bound="memory",
@@ -227,13 +233,40 @@ def _retries(case: Evidenced, rank: RankFeatures) -> Finding | None:
         ],
         where=[Place(rank=rank.rank)],
         fixes=[
-            Fix(
-                "Let segments grow instead of asking for new ones",
-                snippet="PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True python train.py",
-            ),
+            _GROW,
             Fix("Use a smaller batch, or checkpoint activations"),
         ],
     )
+
+
+def _stalls(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    """The device idles while the host asks the driver for memory, and no retry is counted."""
+    spent = share * float(rank.step_ms.mean())
+    text = f"the device idles {milliseconds(spent)} of every step in calls that get or free memory"
+    lines = hot_lines(case.features.run, rank.data.pid, "rest")
+    return case.finding(
+        id="allocator-stalls",
+        bound="memory",
+        share=share,
+        title="The device waits while its memory is asked for and given back",
+        evidence=[Evidence(text, "memory.allocator_ms", round(spent, 4), "ms", "trace")],
+        where=[place(line, rank.rank) for line in lines] or [Place(rank=rank.rank)],
+        fixes=[
+            Fix(
+                "Leave the allocator its blocks",
+                "torch.cuda.empty_cache() in the loop, or a switched-off cache, gives every block "
+                "back to the driver, and the next step asks for it again.",
+            ),
+            _GROW,
+        ],
+    )
+
+
+_GROW = Fix(
+    "Let segments grow instead of asking for new ones",
+    "Batches of changing size leave pieces of all sizes behind.",
+    "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True python train.py",
+)
 
 
 def _fragmentation(case: Evidenced, rank: RankFeatures) -> Finding | None:
@@ -261,11 +294,7 @@ def _fragmentation(case: Evidenced, rank: RankFeatures) -> Finding | None:
         ],
         where=[Place(rank=rank.rank)],
         fixes=[
-            Fix(
-                "Let segments grow instead of asking for new ones",
-                "Batches of changing size leave pieces of all sizes behind.",
-                "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True python train.py",
-            )
+            _GROW,
         ],
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,14 +12,11 @@ from ..hot_lines import hot_lines
 from ..links import Link, busiest_link
 from ..metrics import within
 from ..text import milliseconds, percent, scaled
-from ..trace.collectives import Collective, to_intervals
-from ..trace.intervals import total
+from ..trace.collectives import POINT_TO_POINT, to_intervals
+from ..trace.intervals import clip, total
+from ._exchange import SATURATED, Exchange, evidence, exchanges, is_full
+from ._exchange_fixes import fixes_of
 from .base import MIN_SHARE, Evidenced, place
-
-SMALL_MESSAGE_BYTES = 256 * 1024
-"""Below about this size latency, not bandwidth, sets an all-reduce's time over TCP (one round trip
-of 0.1 to 1 ms moves as much at 1 to 10 Gbit/s)."""
-
 
 FINDINGS = (
     "exposed-all-reduce",
@@ -35,38 +31,9 @@ FINDINGS = (
     "retransmits",
 )
 
-LITTLE_HIDDEN = 0.2
-"""With less of the communication hidden, backward and exchange run one after the other: DDP hides
-all but its last bucket where the link keeps up (Li et al., VLDB 2020)."""
-
-SATURATED = 0.7
-"""Share of a link's nominal speed that TCP payload reaches when the link is full: 0.88 to 0.94 were
-measured over shaped links, less with many small frames."""
-
 RETRANSMITTED = 0.01
 """Share of TCP segments sent again; from 1 % on the throughput of a loss-based TCP drops (Mathis et
 al., 1997: it falls with the root of the loss)."""
-
-
-@dataclass(frozen=True)
-class CollectiveTotal:
-    """One kind of collective of one rank: name, calls and bytes, its wall time, group's size."""
-
-    name: str
-    calls: int
-    bytes: int
-    seconds: float
-    group_size: int = 0
-
-    @property
-    def message_bytes(self) -> float:
-        """Mean bytes of one call."""
-        return self.bytes / self.calls if self.calls else 0.0
-
-    def bus_bandwidth(self, world: int) -> float:
-        """Bytes/s per link as NCCL's tests define it for all-reduce: 2 (n-1)/n of the data."""
-        factor = 2 * (world - 1) / world if "all_reduce" in self.name else (world - 1) / world
-        return self.bytes * factor / self.seconds if self.seconds else 0.0
 
 
 def find(case: Evidenced) -> list[Finding]:
@@ -76,11 +43,10 @@ def find(case: Evidenced) -> list[Finding]:
         return []
     rank = case.worst_rank("network")
     findings = _peer_copies(case, rank)
-    totals = collective_totals(rank)
-    if not totals:
-        return findings
-    main = totals[0]
-    operation = main.name.split(":")[-1]
+    found = exchanges(case.features)
+    if not found:
+        return [*(findings or [_unnamed(case, rank)]), *_retransmits(case, rank)]
+    main = found[0]
     link = busiest_link(case.features.run)
     hidden = _hidden_share(rank)
     lines = hot_lines(case.features.run, rank.data.pid, "backward", limit=1)
@@ -88,10 +54,10 @@ def find(case: Evidenced) -> list[Finding]:
     where += [place(line, rank.rank) for line in lines]
     findings.append(
         case.finding(
-            id=_id(operation),
+            id=_id(main.operation),
             bound="network",
-            title=f"{operation} runs while nothing computes",
-            evidence=[*_evidence(case, rank, main, hidden), *_link_evidence(link)],
+            title=f"{main.operation} runs while nothing computes",
+            evidence=[*_evidence(rank, found, link, hidden), *_link_evidence(link)],
             where=where,
             fixes=_fixes(main, link, hidden),
         )
@@ -99,20 +65,37 @@ def find(case: Evidenced) -> list[Finding]:
     return [*findings, *_retransmits(case, rank)]
 
 
+def _unnamed(case: Evidenced, rank: RankFeatures) -> Finding:
+    """Exposed communication whose collectives the trace does not name."""
+    exposed = rank.shares["network"] * float(np.mean(rank.step_ms))
+    text = f"{milliseconds(exposed)} of every step only moves bytes; the trace names no collective"
+    evidence = [Evidence(text, "network.exposed_ms", round(exposed, 4), "ms", "trace")]
+    return case.finding(
+        id="exposed-communication",
+        bound="network",
+        title="Communication runs while nothing computes",
+        evidence=[*evidence, *_link_evidence(busiest_link(case.features.run))],
+        where=[Place(rank=rank.rank)],
+        fixes=[
+            Fix(
+                "Find out which exchange it is",
+                "Traces of a newer torch name each collective, its group and its bytes.",
+            )
+        ],
+    )
+
+
 def _id(operation: str) -> str:
-    id_ = f"exposed-{operation.replace('_', '-')}"
+    id_ = "exposed-send-recv" if operation in POINT_TO_POINT else f"exposed-{operation}"
+    id_ = id_.replace("_", "-")
     return id_ if id_ in FINDINGS else "exposed-communication"
 
 
 def _evidence(
-    case: Evidenced, rank: RankFeatures, main: CollectiveTotal, hidden: float
+    rank: RankFeatures, found: Sequence[Exchange], link: Link | None, hidden: float
 ) -> list[Evidence]:
-    operation = main.name.split(":")[-1]
     exposed = rank.shares["network"] * float(np.mean(rank.step_ms))
-    world = main.group_size or max(2, case.features.run.world_size)
-    bandwidth = main.bus_bandwidth(world)
-    small = main.message_bytes < SMALL_MESSAGE_BYTES
-    limit = "latency, not bandwidth, sets its time" if small else "bandwidth sets its time"
+    operation = found[0].operation if len(found) == 1 else "collectives run,"
     return [
         Evidence(
             f"{milliseconds(exposed)} of every step only moves bytes: "
@@ -122,14 +105,7 @@ def _evidence(
             "ms",
             "trace",
         ),
-        Evidence(
-            f"{operation} among {world} ranks moves {scaled(main.message_bytes, 'B')} a call at a "
-            f"bus bandwidth of {scaled(bandwidth, 'B/s')}: {limit}",
-            "network.busbw",
-            round(bandwidth, 1),
-            "B/s",
-            "trace",
-        ),
+        *evidence(rank, found, link),
         Evidence(
             f"{percent(hidden)} of the communication runs under computation",
             "network.hidden_share",
@@ -141,9 +117,14 @@ def _evidence(
 
 
 def _hidden_share(rank: RankFeatures) -> float:
-    """The share of the time with communication in which the rank computes."""
+    """The share of the windows' time with communication in which the rank computes."""
+    if rank.device:
+        communication = sum(window.device.communication_ns for window in rank.device)
+        hidden = sum(window.device.overlap_ns for window in rank.device)
+        return hidden / communication if communication else 0.0
     spans = to_intervals([(c.start_ns, c.end_ns) for c in rank.collectives])
-    whole = rank.per_step(total(spans) * 1e-6)
+    inside = sum(total(clip(spans, w.start_ns, w.end_ns)) for w, _ in rank.windows)
+    whole = rank.per_step(inside * 1e-6)
     exposed = (rank.shares["network"] + rank.shares["imbalance"]) * float(np.mean(rank.step_ms))
     return float(np.clip(1 - exposed / whole, 0.0, 1.0)) if whole else 0.0
 
@@ -229,24 +210,6 @@ def _peer_copies(case: Evidenced, rank: RankFeatures) -> list[Finding]:
     ]
 
 
-def collective_totals(rank: RankFeatures) -> list[CollectiveTotal]:
-    """Collectives of a rank's windows by name, longest first."""
-    grouped: dict[str, list[Collective]] = defaultdict(list)
-    for c in rank.collectives:
-        grouped[c.name].append(c)
-    totals = [
-        CollectiveTotal(
-            name,
-            len(mine),
-            sum(c.bytes for c in mine),
-            sum(c.end_ns - c.start_ns for c in mine) * 1e-9,
-            max(c.group_size for c in mine),
-        )
-        for name, mine in grouped.items()
-    ]
-    return sorted(totals, key=lambda total: -total.seconds)
-
-
 def _link_evidence(link: Link | None) -> list[Evidence]:
     if link is None:
         return []
@@ -262,42 +225,19 @@ def _link_evidence(link: Link | None) -> list[Evidence]:
     return [Evidence(text, "network.rate", round(link.peak_bits_per_s), "bit/s", "metrics")]
 
 
-def _fixes(main: CollectiveTotal, link: Link | None, hidden: float) -> list[Fix]:
-    accumulate = Fix(
-        "Synchronise less often: accumulate gradients over several batches",
-        "Halving the number of all-reduces halves their time. The learning rate may need to follow "
-        "the larger batch.",
-        "with model.no_sync():  # all but the last of the accumulated batches\n    loss.backward()",
-    )
-    compress = Fix(
-        "Send half the bytes: compress gradients to 16 bits",
-        "DDP's own communication hook; check the accuracy afterwards.",
-        "from torch.distributed.algorithms.ddp_comm_hooks import default_hooks\n"
-        "model.register_comm_hook(None, default_hooks.bf16_compress_hook)",
-    )
-    if main.message_bytes < SMALL_MESSAGE_BYTES:
-        merge = Fix(
-            "Send fewer, larger messages",
-            "Each call moves little and pays the latency.",
-            "DistributedDataParallel(model, bucket_cap_mb=100)",
-        )
-        return [merge, accumulate]
-    fixes = [compress, accumulate]
-    if hidden < LITTLE_HIDDEN and "all_reduce" in main.name:
-        overlap = Fix(
-            "Exchange gradients while the backward pass goes on",
-            "DistributedDataParallel sends a bucket as soon as its gradients are there; smaller "
-            "buckets leave earlier. With the link full it hides what computing there is.",
-            "model = DistributedDataParallel(model, bucket_cap_mb=5)",
-        )
-        full = link is not None and link.share >= SATURATED
-        fixes.insert(len(fixes) if full else 0, overlap)
-    if link is not None and not link.is_loopback:
+def _interface_variable(main: Exchange) -> str:
+    backend = main.name.partition(":")[0].lower()
+    return "NCCL_SOCKET_IFNAME" if "nccl" in backend else "GLOO_SOCKET_IFNAME"
+
+
+def _fixes(main: Exchange, link: Link | None, hidden: float) -> list[Fix]:
+    fixes = fixes_of(main, hidden, full=is_full(main, link))
+    if link is not None and not link.is_loopback and not (main.is_small and link.share < SATURATED):
         fixes.append(
             Fix(
                 "Use a faster link",
                 f"{link.name} is what the ranks talk over; if the hosts have a faster interface, "
-                "name it (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME).",
+                f"name it ({_interface_variable(main)}).",
             )
         )
     return fixes

@@ -27,7 +27,7 @@ def find(case: Evidenced) -> list[Finding]:
         return []
     saves = rank.data.spans.of(SpanKind.SAVE)
     line = rank.timeline
-    steady = saves.start_ns >= line.start_ns[line.steady][0]
+    steady = saves.end_ns > line.start_ns[line.steady][0]
     seconds = saves.duration_ns[steady] * 1e-9
     if not len(seconds):
         return []
