@@ -60,7 +60,7 @@ def traces_by_rank(path: Path) -> dict[int, Trace]:
         ranks, files = {}, trace_files(path)
     found: dict[int, Trace] = {}
     for order, (place, trace) in enumerate(_read_all(files, [])):
-        rank = ranks.get(str(place), _rank_of(trace, place, order)[0])
+        rank = ranks.get(str(place), rank_of(trace, place, order)[0])
         if rank not in found or len(trace.events) > len(found[rank].events):
             found[rank] = trace
     return found
@@ -75,11 +75,11 @@ def load_traces(paths: Sequence[Path]) -> tuple[TraceRun, list[RankInput], list[
     found: dict[int, list[Trace]] = {}
     world = 0
     for order, (path, trace) in enumerate(_read_all(paths, warnings)):
-        rank, size = _rank_of(trace, path, order)
+        rank, size = rank_of(trace, path, order)
         world = max(world, size)
         found.setdefault(rank, []).append(trace)
-    inputs = [_rank_input(rank, traces, world) for rank, traces in sorted(found.items())]
-    warnings += _how_found(inputs)
+    inputs = [rank_input(rank, traces, world) for rank, traces in sorted(found.items())]
+    warnings += how_found(inputs)
     manifest = Manifest(
         schema=1,
         id=paths[0].name,
@@ -115,17 +115,24 @@ def _read_all(paths: Sequence[Path], warnings: list[Warning_]) -> list[tuple[Pat
     return traces
 
 
-def _rank_of(trace: Trace, path: Path, order: int) -> tuple[int, int]:
+def rank_of(trace: Trace, path: Path, order: int) -> tuple[int, int]:
     """Rank and world size: as the trace says, else as the file is called, else in order."""
-    info = trace.metadata.get("distributedInfo")
-    if isinstance(info, dict) and isinstance(info.get("rank"), int):
+    if says_rank(trace):
+        info = trace.metadata["distributedInfo"]
         world = info.get("world_size")
         return info["rank"], world if isinstance(world, int) else 0
     named = _RANK.search(path.name)
     return (int(named[1]) if named else order), 0
 
 
-def _rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
+def says_rank(trace: Trace) -> bool:
+    """Whether the trace itself says whose it is."""
+    info = trace.metadata.get("distributedInfo")
+    return isinstance(info, dict) and isinstance(info.get("rank"), int)
+
+
+def rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
+    """A rank of which there are only traces, each a window of it; `world` is 0 where not known."""
     empty = np.empty(0, np.int64)
     data = RankData(
         rank=rank,
@@ -183,7 +190,7 @@ def _steps(trace: Trace) -> tuple[Int64, Int64]:
     return np.array([warm if warm is not None and warm < end else begin]), np.array([end])
 
 
-def _how_found(inputs: Sequence[RankInput]) -> list[Warning_]:
+def how_found(inputs: Sequence[RankInput]) -> list[Warning_]:
     """Say so where steps are guessed, or where start-up was left out."""
     found: dict[str, str] = {}
     for trace in (trace for item in inputs for _, trace in item.traces):

@@ -13,17 +13,18 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "diagnose", "step"]
 
 
-def diagnose(path: "str | _os.PathLike[str]") -> "_Diagnosis":
+def diagnose(path: "str | _os.PathLike[str]", *more: "str | _os.PathLike[str]") -> "_Diagnosis":
     """Say what a recorded run, a torch-profiler trace or a folder of traces is bound by.
 
-    The fields of the result are those of `boundscope diagnose --json`. Raises
-    `boundscope.profiler.errors.BoundscopeError` with a slug when `path` cannot be used.
+    Several traces, or traces and the run that they are of, are diagnosed together. The fields of
+    the result are those of `boundscope diagnose --json`. Raises
+    `boundscope.profiler.errors.BoundscopeError` with a slug when a path cannot be used.
     """
     from pathlib import Path
 
-    from boundscope.profiler.diagnose import diagnose_path
+    from boundscope.profiler.diagnose import diagnose_paths
 
-    return diagnose_path(Path(path))
+    return diagnose_paths([Path(path), *map(Path, more)])
 
 
 def step() -> None:

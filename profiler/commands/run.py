@@ -153,8 +153,10 @@ def report(folder: Path, *, debug: bool) -> None:
     """Diagnose the run, keep the diagnosis in its folder and print it; never raises."""
     try:
         from ..diagnose import diagnose_run
+        from ..report.progress import reading_shown
 
-        diagnosis = diagnose_run(folder, measure_roofs=True)
+        with reading_shown():
+            diagnosis = diagnose_run(folder, measure_roofs=True)
         _print(diagnosis)
         _keep(diagnosis, folder)
     except Exception as error:  # noqa: BLE001 - a report that fails must not change the exit code

@@ -235,6 +235,22 @@ def last_arrivals(
     return counts
 
 
+def arrival_skews(
+    by_rank: dict[int, list[Collective]], offsets: dict[int, int] | None = None
+) -> list[int]:
+    """From the first to the last rank's arrival at each collective that all ranks recorded, ns.
+
+    In order of time.
+    """
+    ahead = offsets or dict.fromkeys(by_rank, 0)
+    found = []
+    for group in paired(by_rank):
+        if is_complete(group, by_rank):
+            arrivals = [c.start_ns - ahead[rank] for rank, c in group.items()]
+            found.append((max(arrivals), max(arrivals) - min(arrivals)))
+    return [skew for _, skew in sorted(found)]
+
+
 def paired(by_rank: Mapping[int, Sequence[Collective]]) -> list[dict[int, Collective]]:
     """The collectives of all ranks, those that are one and the same together, by rank."""
     groups: dict[tuple[int, str, str, int, int], dict[int, Collective]] = defaultdict(dict)
