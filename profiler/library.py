@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Literal
 import msgspec
 
 from ..collectors.records import Manifest
-from .diagnose import diagnose_features, find_roofs
+from .diagnose import find_roofs
 from .diagnosis import Diagnosis
 from .errors import UnusableData
 from .features import Features, derive, derive_from
+from .program import fingerprint
 from .run.load import RANK_FOLDER, RankData, Run, load_rank, load_run
 from .run.manifest import FILE_NAME, read_manifest
 from .run.status import effective_status, newest_record_ns
@@ -76,6 +78,7 @@ class Entry:
     """A source as the list of runs shows it; what is not known is None or empty.
 
     `change` is the change of the median step time against the run of the same name before.
+    `is_current` is False where another version made the diagnosis: its page may say otherwise.
     """
 
     source: Source
@@ -86,6 +89,7 @@ class Entry:
     diagnosis: Diagnosis | None
     command: str = ""
     change: float | None = None
+    is_current: bool = True
 
     @property
     def step_ms(self) -> float | None:
@@ -118,7 +122,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, Kind]]:
         if not waiting:
             return
         folder, depth = waiting.pop()
-        if (folder / FILE_NAME).is_file():
+        if os.path.isfile(folder / FILE_NAME):  # False too where it may not be looked at
             yield folder, "run"
             continue
         yield from _traces_in(folder)
@@ -159,7 +163,7 @@ def _bundles_in(folder: Path) -> list[Path]:
         found = sorted(folder.glob(f"*{BUNDLE_SUFFIX}"))
     except OSError:
         return []
-    return [path for path in found if path.is_file() and not path.is_symlink()]
+    return [path for path in found if os.path.isfile(path) and not path.is_symlink()]
 
 
 def _looks_like_trace(path: Path) -> bool:
@@ -168,7 +172,7 @@ def _looks_like_trace(path: Path) -> bool:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(SNIFFED_BYTES)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return False
     return b'"traceEvents"' in head or b'"ph"' in head
 
@@ -197,15 +201,27 @@ def _entry(source: Source) -> Entry:
         manifest = read_manifest(source.path)
     except UnusableData:
         return Entry(source, source.path.name, 0, None, "unreadable", None)
+    diagnosis = stored_diagnosis(source)
     return Entry(
         source=source,
         name=manifest.name or source.path.name,
         started_ns=manifest.started_ns,
         duration_s=_duration_s(manifest),
         status=effective_status(manifest, source.path),
-        diagnosis=stored_diagnosis(source),
+        diagnosis=diagnosis,
         command=" ".join(manifest.command),
+        is_current=diagnosis is None or _is_current(source),
     )
+
+
+def check(source: Source) -> None:
+    """Raise UnusableData where a run or bundle cannot be listed, with what is wrong."""
+    if source.kind == "run":
+        read_manifest(source.path)
+    elif source.kind == "bundle":
+        from .bundle.reading import peek
+
+        peek(source.path)
 
 
 def _bundle_entry(source: Source) -> Entry:
@@ -243,14 +259,31 @@ def stored_diagnosis(source: Source) -> Diagnosis | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=Diagnosis)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
 
 
-def diagnose_source(source: Source) -> Diagnosis:
-    """Return the kept diagnosis where it is good, else a new one; raises UnusableData."""
-    kept = stored_diagnosis(source)
-    return kept if kept is not None else diagnose_features(derive_source(source))
+class _MadeBy(msgspec.Struct):
+    program: str = ""
+
+
+def current_diagnosis(source: Source) -> Diagnosis | None:
+    """Return the kept diagnosis where `boundscope diagnose` would say the same today.
+
+    That of a run only where this very program made it: another version's rules may judge
+    otherwise. That of a bundle always: it is what `diagnose` shows of one.
+    """
+    if source.kind == "run" and not _is_current(source):
+        return None
+    return stored_diagnosis(source)
+
+
+def _is_current(source: Source) -> bool:
+    try:
+        kept = msgspec.json.decode((source.path / DIAGNOSIS_FILE).read_bytes(), type=_MadeBy)
+    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return False
+    return kept.program == fingerprint()
 
 
 def derive_source(source: Source) -> Features:
@@ -313,11 +346,32 @@ def open_rank(source: Source, rank: int) -> RankData | None:
     return max(found, key=lambda data: data.steps_seen, default=None)
 
 
+def unpacked(source: Source) -> Source:
+    """Return the run in a bundle of one, where it was unpacked to; another source as it is."""
+    if source.kind != "bundle":
+        return source
+    from .bundle.reading import open_bundle
+
+    bundle = open_bundle(source.path)
+    if bundle.manifest.kind != "run":
+        return source
+    return Source(source.key, bundle.run_folder, "run")
+
+
 def trace_near(source: Source, rank: int, span_ns: tuple[int, int]) -> Path | None:
     """Return the trace of a rank that covers most of [begin, end); None where none does.
 
-    Of a foreign trace: the rank's file.
+    Of a foreign trace: the rank's file. Raises UnusableData.
     """
+    if source.kind == "bundle":
+        from .bundle.reading import strange_data
+
+        with strange_data(source.path):
+            return _trace_near(unpacked(source), rank, span_ns)
+    return _trace_near(source, rank, span_ns)
+
+
+def _trace_near(source: Source, rank: int, span_ns: tuple[int, int]) -> Path | None:
     if source.kind != "run":
         return _file_of_rank(source.files, rank)
     found: list[tuple[int, Path]] = []

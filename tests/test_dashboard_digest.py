@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from boundscope.profiler.library import Source, derive_source, find_sources, ope
 from boundscope.profiler.tables.job import step_grid
 from boundscope.profiler.tables.ops import op_rows
 from boundscope.profiler.timeline import Timeline, build_timeline
+from boundscope.profiler.trace_run import load_traces
 
 TRAINING = Path(__file__).parent / "scenarios" / "tiny_training.py"
 
@@ -91,6 +93,55 @@ def test_a_window_comes_back_from_its_files_as_it_was(recorded: Source, tmp_path
             np.testing.assert_array_equal(row.name, same.name)
 
 
+def device_trace(folder: Path) -> Path:
+    """Six steps of a kernel each; the loader holds up the fourth."""
+    events = []
+    at = 0.5
+    for i, wait in enumerate([10.0, 12.0, 11.0, 200.0, 10.0, 11.0]):
+        end = at + 110.0 + wait
+        host = {"ph": "X", "pid": 1, "tid": 1}
+        loader = "enumerate(DataLoader)#_Iter.__next__"
+        events += [
+            host | {"cat": "user_annotation", "name": f"ProfilerStep#{i}", "ts": at}
+            | {"dur": end - at},
+            host | {"cat": "user_annotation", "name": loader, "ts": at, "dur": wait},
+            host | {"cat": "cpu_op", "name": "aten::mm", "ts": at + wait, "dur": 3},
+            host | {"cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": at + wait, "dur": 1}
+            | {"args": {"correlation": i}},
+            {"ph": "X", "pid": 0, "tid": 7, "cat": "kernel", "name": "gemm", "ts": at + wait + 5}
+            | {"dur": 100.0, "args": {"device": 0, "stream": 7, "correlation": i}},
+        ]  # fmt: skip
+        at = end
+    path = folder / "rank0.json"
+    path.write_bytes(msgspec.json.encode({"traceEvents": events}))
+    return path
+
+
+def test_a_devices_window_shows_kernels_ops_its_queue_and_long_steps(tmp_path: Path) -> None:
+    # Given
+    _, inputs, _ = load_traces([device_trace(tmp_path)])
+
+    # When
+    made = window.window(inputs[0].line, inputs[0].traces[0][1])
+
+    # Then
+    (kernel,) = made.tables.kernels
+    assert (kernel.name, kernel.calls, kernel.ops) == ("gemm", 6, ("aten::mm",))
+    assert kernel.total_ms == pytest.approx(0.600)
+    (op,) = made.tables.ops
+    assert (op.name, op.total_device_ms) == ("aten::mm", pytest.approx(0.600))
+    (queue,) = made.tables.queues
+    assert (queue.work, queue.max_depth, queue.starved_share) == (6, 1, 1.0)
+    assert queue.median_delay_us == pytest.approx(5)
+    (outlier,) = made.tables.outliers
+    assert outlier.number == 3
+    assert outlier.differences[0] == ("loader", pytest.approx(0.189))
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    window.write(made, folder)
+    assert window.read(folder).tables == made.tables
+
+
 def test_a_window_with_a_damaged_column_is_refused(recorded: Source, tmp_path: Path) -> None:
     line = steps_of(recorded)
     found = make.window_of(recorded, recorded.stamp, line, traced_span(line))
@@ -109,7 +160,7 @@ def test_a_changed_source_or_program_is_never_shown_what_was_kept_before(
 
     assert store.folder_for(recorded.path, recorded.stamp + 1, "job") != kept
     assert store.folder_for(recorded.path.parent, recorded.stamp, "job") != kept
-    monkeypatch.setattr(store, "program_version", lambda: "another")
+    monkeypatch.setattr(store, "fingerprint", lambda: "another")
     assert store.folder_for(recorded.path, recorded.stamp, "job") != kept
 
 

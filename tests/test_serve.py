@@ -22,6 +22,7 @@ def test_streamlit_is_told_to_stay_local_and_to_report_nothing(tmp_path: Path) -
     assert command[:2] == [sys.executable, "-m"]
     assert "--server.address=127.0.0.1" in command
     assert "--browser.gatherUsageStats=false" in command
+    assert "--client.showErrorDetails=none" in command  # paths and code stay in the terminal
     assert str(tmp_path) in environment[serve.PATHS_VARIABLE]
     assert environment["PYTHONSAFEPATH"] == "1"
 

@@ -176,12 +176,15 @@ def _print(diagnosis: Diagnosis) -> None:
 
 
 def _keep(diagnosis: Diagnosis, folder: Path) -> None:
-    """Store the diagnosis as `diagnosis.json`, whole or not at all."""
+    """Store the diagnosis as `diagnosis.json`, whole or not at all, and which program made it."""
     import msgspec
 
+    from ..program import fingerprint
+
+    kept = {**msgspec.structs.asdict(diagnosis), "program": fingerprint()}
     part = folder / f".diagnosis.json.{os.getpid()}"
     try:
-        part.write_bytes(msgspec.json.encode(diagnosis))
+        part.write_bytes(msgspec.json.encode(kept))
         part.replace(folder / "diagnosis.json")
     except OSError:
         part.unlink(missing_ok=True)

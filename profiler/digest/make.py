@@ -6,16 +6,18 @@ pages stay quick meanwhile, and the memory goes back when it ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
 from ..compare import Comparison, compare
 from ..errors import BoundscopeError, UnusableData
-from ..library import Source, derive_source, open_rank, trace_near
+from ..library import Source, derive_source, open_rank, trace_near, unpacked
 from ..preparation import settle
 from ..timeline import Timeline, build_timeline
 from ..trace.cache import cached_trace
@@ -38,7 +40,8 @@ def job_of(source: Source, stamp: int, *, keep: bool = True) -> job.Job:
         return job.job(derive_source(source), steps=source.kind != "run")
     folder = store.folder_for(source.path, stamp, "job")
     if not folder.exists():
-        _make(["job", source.kind, source.key, str(source.path), str(folder)], _size(source))
+        with _of_a_stranger(source):
+            _make(["job", source.kind, source.key, str(source.path), str(folder)], _size(source))
     store.used(folder)
     return msgspec.json.decode((folder / "job.json").read_bytes(), type=job.Job)
 
@@ -46,16 +49,38 @@ def job_of(source: Source, stamp: int, *, keep: bool = True) -> job.Job:
 def window_of(
     source: Source, stamp: int, line: Timeline, span_ns: tuple[int, int]
 ) -> tuple[window.Window, Path] | None:
-    """Return the trace window around a stretch of time, and its file; None where there is none."""
-    file = trace_near(source, line.rank, span_ns)
-    if file is None:
-        return None
-    folder = store.folder_for(file, stamp, f"window-{line.rank}")
-    if not folder.exists():
-        words = ["window", source.kind, source.key, str(source.path), str(folder)]
-        _make([*words, str(line.rank), str(file)], file.stat().st_size)
-    store.used(folder)
-    return window.read(folder), file
+    """Return the trace window around a stretch of time, and its file; None where there is none.
+
+    Raises UnusableData where the trace cannot be read.
+    """
+    with _of_a_stranger(source):
+        file = trace_near(source, line.rank, span_ns)
+        if file is None:
+            return None
+        try:
+            facts = file.stat()
+        except OSError:  # the run has just ended, and packs it
+            return None
+        # A bundle is unpacked to another place each time; its own path stays.
+        home = source.path if source.kind == "bundle" else file.parent
+        what = f"window-{line.rank}-{file.parent.name}-{file.name}-{facts.st_size}"
+        what += f"-{facts.st_mtime_ns}" if source.kind != "bundle" else ""
+        folder = store.folder_for(home, stamp, what)
+        if not folder.exists():
+            own = unpacked(source)
+            words = ["window", own.kind, own.key, str(own.path), str(folder)]
+            _make([*words, str(line.rank), str(file)], facts.st_size)
+        store.used(folder)
+        return window.read(folder), file
+
+
+def _of_a_stranger(source: Source) -> AbstractContextManager[None]:
+    """What a stranger's bundle holds may end an analysis in any error: it becomes a sentence."""
+    if source.kind != "bundle":
+        return contextlib.nullcontext()
+    from ..bundle.reading import strange_data
+
+    return strange_data(source.path)
 
 
 def comparison(base: Source, new: Source, stamps: tuple[int, int]) -> Comparison:
@@ -63,14 +88,16 @@ def comparison(base: Source, new: Source, stamps: tuple[int, int]) -> Comparison
     folder = store.folder_for(base.path, stamps[0], f"compare-{new.path.resolve()}-{stamps[1]}")
     if not folder.exists():
         words = ["compare", base.kind, base.key, str(base.path), str(folder)]
-        _make([*words, new.kind, new.key, str(new.path)], _size(base) + _size(new))
+        with _of_a_stranger(base), _of_a_stranger(new):
+            _make([*words, new.kind, new.key, str(new.path)], _size(base) + _size(new))
     store.used(folder)
     return msgspec.json.decode((folder / "comparison.json").read_bytes(), type=Comparison)
 
 
 def _size(source: Source) -> int:
     """Bytes of the source's traces."""
-    files = source.files if source.kind != "run" else source.path.glob("rank-*/trace-*.json*")
+    own = unpacked(source)
+    files = own.files if own.kind != "run" else own.path.glob("rank-*/trace-*.json*")
     return sum(file.stat().st_size for file in files)
 
 
@@ -128,7 +155,7 @@ def _window(source: Source, rank: int, file: Path) -> window.Window:
     if line is None:
         raise UnusableData("no-steps", f"Rank {rank} recorded no steps.")
     trace = cached_trace(file)
-    return window.window(settle(line, [trace]), trace)
+    return window.window(settle(line, [trace]), trace, file.parents[1])
 
 
 def _main() -> int:

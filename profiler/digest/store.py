@@ -8,7 +8,6 @@ may be deleted at any time.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 
 from ..machine.calibrate import cache_folder
+from ..program import fingerprint
 
 MAX_KEPT = 60
 """Digests that are kept; the ones not used for longest go first."""
@@ -30,17 +30,8 @@ MAX_KEPT_BYTES = 2 << 30
 
 def folder_for(path: Path, stamp: int, what: str) -> Path:
     """Return where the digest of a source in this state is, or will be."""
-    text = f"{path.resolve()}|{stamp}|{what}|{program_version()}"
+    text = f"{path.resolve()}|{stamp}|{what}|{fingerprint()}"
     return cache_folder() / "pages" / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@functools.lru_cache(maxsize=1)
-def program_version() -> str:
-    """Return a sum over the sizes and times of this program's files: other code, other figures."""
-    home = Path(__file__).resolve().parents[1]
-    found = sorted(home.rglob("*.py")) + sorted(home.rglob("*.toml"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
-    return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
 
 
 def encode(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -131,10 +132,17 @@ class RankData:
         return None
 
     def trace_path(self, window: Window) -> Path | None:
-        """Where the window's trace lies: compressed after the run, plain before."""
+        """Where the window's trace lies: compressed after the run, plain before.
+
+        Only what lies in the rank's own folder: a run that somebody sent may name any file.
+        """
+        if not window.file or Path(window.file).name != window.file:
+            return None
+        home = self.folder.parent.resolve() / self.folder.name
         for name in (window.file + ".gz", window.file):
-            if window.file and (self.folder / name).exists():
-                return self.folder / name
+            path = self.folder / name
+            if os.path.isfile(path) and path.resolve().parent == home:
+                return path
         return None
 
 
