@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -47,10 +48,17 @@ FIRST_LOOK_MS = 240_000
 STEPS, RANKS, STEPS_OF_RANKS, EVENTS = 10_000, 1_024, 200, 1_000_000
 
 WATCH = """
-window.__changed = 0;
-new MutationObserver(() => { window.__changed = performance.now(); })
-  .observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+window.__changed = window.__ran = 0;
+new MutationObserver((changes) => {
+  window.__changed = performance.now();
+  const state = (change) => change.target.getAttribute('data-test-script-state');
+  if (changes.some((change) => change.attributeName === 'data-test-script-state'
+      && (state(change) !== 'notRunning' || change.oldValue !== 'notRunning')))
+    window.__ran = performance.now();
+}).observe(document, {subtree: true, childList: true, attributes: true, characterData: true,
+  attributeOldValue: true});
 """
+"""Notes when the page last changed, and when the server last ran for it."""
 BUSY = """() => {
   const app = document.querySelector('[data-testid=stApp]');
   const state = app && app.getAttribute('data-test-script-state');
@@ -195,49 +203,64 @@ def opened(context: Any, address: str, repeats: int) -> tuple[float, list[float]
 
 
 def acted(page: Page, act: Any) -> float:
-    """Time from an act to the last change that it causes, s."""
-    began = float(page.evaluate("performance.now()")) / 1000
+    """Time from an act to the last change that it causes, s; fails where the server ran nothing."""
+    began = float(page.evaluate("window.__ran = 0, performance.now()")) / 1000
     act()
-    page.wait_for_timeout(60)
+    page.wait_for_function("() => window.__ran > 0", timeout=10_000, polling=20)
     return complete(page) - began
 
 
-def filters(context: Any, address: str, repeats: int) -> list[float]:
-    """Type a search on the page of ops, and take it back."""
+@contextmanager
+def looked_at(context: Any, address: str) -> Iterator[Page]:
+    """A page that has been drawn."""
     page = context.new_page()
     page.add_init_script(WATCH)
     page.goto(address)
     complete(page)
-    field = page.locator(".st-key-ops-search input")
-    times = []
-    for number in range(repeats):
-        field.fill("addmm" if number % 2 == 0 else "")
-        times.append(acted(page, lambda: field.press("Enter")))
+    yield page
     page.close()
+
+
+def filters(context: Any, address: str, repeats: int, key: str, words: str) -> list[float]:
+    """Type a search into the field of that key, and take it back."""
+    times = []
+    with looked_at(context, address) as page:
+        field = page.locator(f".st-key-{key} input")
+        for number in range(repeats):
+            field.fill(words if number % 2 == 0 else "")
+            times.append(acted(page, lambda: field.press("Enter")))
     return times
 
 
-def zooms(context: Any, address: str, repeats: int) -> list[float]:
-    """Zoom into a step by the button, and by a drag over the lanes."""
-    page = context.new_page()
-    page.add_init_script(WATCH)
-    page.goto(address)
-    complete(page)
+def ranks(context: Any, address: str, repeats: int) -> list[float]:
+    """Choose another rank, by typing its number."""
     times = []
-    for number in range(repeats):
-        if number % 2:
-            times.append(acted(page, lambda: _drag(page)))
-        else:
-            page.locator(".st-key-detail-Whole-step button").click()
-            complete(page)
-            zoom = page.locator(".st-key-detail-Zoom-in button")
-            times.append(acted(page, zoom.click))
-    page.close()
+    with looked_at(context, address) as page:
+        for number in range(repeats):
+            page.locator("[data-testid=stSelectbox] input").first.click()
+            page.keyboard.type(str(7 + 100 * number))
+            page.wait_for_timeout(200)
+            times.append(acted(page, lambda: page.keyboard.press("Enter")))
     return times
 
 
-def _drag(page: Page) -> None:
-    figure = page.locator(".js-plotly-plot").last
+def zooms(context: Any, address: str, repeats: int, key: str, whole: str) -> list[float]:
+    """Zoom by the button, and by a drag over the figure: into a step, or into the run."""
+    times = []
+    with looked_at(context, address) as page:
+        figures = page.locator(".js-plotly-plot")
+        for number in range(repeats):
+            if number % 2:
+                figure = figures.last if key == "detail" else figures.first
+                times.append(acted(page, partial(_drag, page, figure)))
+            else:
+                page.locator(f".st-key-{key}-{whole} button").click()
+                complete(page)
+                times.append(acted(page, page.locator(f".st-key-{key}-Zoom-in button").click))
+    return times
+
+
+def _drag(page: Page, figure: Any) -> None:
     figure.scroll_into_view_if_needed()
     box = figure.bounding_box()
     assert box is not None
@@ -274,6 +297,28 @@ def looking(folder: Path) -> Iterator[tuple[str, Any, Memory]]:
         memory.end()
 
 
+def acts(report: Report, url: str, context: Any, repeats: int) -> None:
+    """Measure searches, the choice of a rank, and zooms."""
+    large, million = "large.pt.trace.json", "million.pt.trace.json"
+    for words, path, key, typed in (
+        ("search among runs", "", "search", "many"),
+        ("search among ops", f"ops?run={large}", "ops-search", "addmm"),
+        ("search among stacks", "stacks?run=recorded", "stack-search", "train"),
+    ):
+        times = filters(context, f"{url}/{path}", repeats, key, typed)
+        report.line(words, statistics.median(times), ACTION_LIMIT_S, "s")
+    times = ranks(context, f"{url}/timeline?run=many-ranks", repeats)
+    report.line("another rank of 1,024", statistics.median(times), ACTION_LIMIT_S, "s")
+    for run in (large, million):
+        address = f"{url}/timeline?run={run}&step=2"
+        times = zooms(context, address, 2 * repeats, "detail", "Whole-step")
+        report.line(f"zoom in a step of {run}", statistics.median(times), ACTION_LIMIT_S, "s")
+    for run in ("many-steps", "recorded"):
+        address = f"{url}/timeline?run={run}"
+        times = zooms(context, address, 2 * repeats, "timeline", "Whole-run")
+        report.line(f"zoom in the run {run}", statistics.median(times), ACTION_LIMIT_S, "s")
+
+
 def measure(folder: Path, repeats: int) -> bool:
     """Measure everything; returns whether all limits held."""
     report = Report()
@@ -281,9 +326,12 @@ def measure(folder: Path, repeats: int) -> bool:
     pages = [
         ("verdict", large, VERDICT_LIMIT_S),
         *((name, large, PAGE_LIMIT_S) for name in ("timeline", "ops", "stacks", "ranks", "memory")),
-        ("verdict", "many-steps", PAGE_LIMIT_S),
+        ("share", large, PAGE_LIMIT_S),
+        ("share", "recorded", PAGE_LIMIT_S),
+        ("stacks", "recorded", PAGE_LIMIT_S),
+        ("verdict", "many-steps", VERDICT_LIMIT_S),
         ("timeline", "many-steps", PAGE_LIMIT_S),
-        ("verdict", "many-ranks", PAGE_LIMIT_S),
+        ("verdict", "many-ranks", VERDICT_LIMIT_S),
         ("timeline", "many-ranks", PAGE_LIMIT_S),
         ("ranks", "many-ranks", PAGE_LIMIT_S),
         ("timeline", million, PAGE_LIMIT_S),
@@ -300,11 +348,7 @@ def measure(folder: Path, repeats: int) -> bool:
             words = f"{name} of {run.partition('&')[0]}"
             more = f"  (first look {first:.1f})"
             report.line(words, statistics.median(times), limit, "s", more)
-        times = filters(context, f"{url}/ops?run={large}", repeats)
-        report.line("search among ops", statistics.median(times), ACTION_LIMIT_S, "s")
-        for run in (large, million):
-            times = zooms(context, f"{url}/timeline?run={run}&step=2", 2 * repeats)
-            report.line(f"zoom in a step of {run}", statistics.median(times), ACTION_LIMIT_S, "s")
+        acts(report, url, context, repeats)
     report.line("server, peak", memory.server / 1e6, SERVER_LIMIT_BYTES / 1e6, "MB")
     print(f"      with the processes it starts for analysis      {memory.tree / 1e6:7.2f} MB")
     return not report.failed

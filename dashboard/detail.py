@@ -13,10 +13,12 @@ from ..profiler.text import milliseconds
 from ..profiler.timeline import Timeline
 from . import markup, perfetto, state
 from .charts.lanes import lanes
+from .zoom import Zoom, forget
 
 MIN_SPAN_NS = 1_000
+NS_PER_MS = 1e6
+KEY = "detail"
 STEP_KEY = "step-of-detail"
-Span = tuple[int, int]
 
 
 def inside_a_step(source: Source, line: Timeline, typical: int) -> None:
@@ -25,7 +27,7 @@ def inside_a_step(source: Source, line: Timeline, typical: int) -> None:
 
     @st.fragment
     def inside() -> None:
-        _body(source, line)
+        state.guarded(lambda source: _body(source, line), source, headed=False)
 
     inside()
 
@@ -36,17 +38,17 @@ def _take_from_address(source: Source, line: Timeline, typical: int) -> None:
     if st.session_state.get("detail-of") == whose and STEP_KEY in st.session_state:
         st.session_state[STEP_KEY] = min(st.session_state[STEP_KEY], len(line))
         return
-    wanted = st.query_params.get("step", "")
-    step = int(wanted) if wanted.isdecimal() and 1 <= int(wanted) <= len(line) else typical
+    wanted = state.number_in_address("step")
+    step = wanted if wanted is not None and 1 <= wanted <= len(line) else typical
     st.session_state["detail-of"] = whose
     st.session_state[STEP_KEY] = step
-    st.session_state["detail-span"] = None
+    forget(KEY)
 
 
 def choose(step: int) -> None:
     """Show that step, counted from 1, at the next drawing."""
     st.session_state[STEP_KEY] = step
-    st.session_state["detail-span"] = None
+    forget(KEY)
 
 
 def _body(source: Source, line: Timeline) -> None:
@@ -59,18 +61,20 @@ def _body(source: Source, line: Timeline) -> None:
     whole = int(line.start_ns[step - 1]), int(line.end_ns[step - 1])
     window = state.window_near(source, line, whole)
     every = window.lanes if window is not None else lanes_of(line, None)
+    zoom = Zoom(KEY, whole, MIN_SPAN_NS)
     with right:
-        _buttons(whole)
+        zoom.buttons("Whole step")
     python = any(lane.what == "python" for lane in every.lanes) and st.toggle(
         "Python functions", key="detail-python"
     )
-    span = _zoomed(whole)
-    _draw(every, span, whole[0], python=python)
+    zoom.take_drag(NS_PER_MS, whole[0])
+    span = zoom.span
+    _draw(every, zoom, python=python)
     took = milliseconds((whole[1] - whole[0]) * 1e-6)
     part = milliseconds((span[1] - span[0]) * 1e-6)
     words = f"Step {step:,} took {took}" + (f"; {part} of it are shown." if span != whole else ".")
     state.html(markup.paragraph(f"{words} Drag over a part to see it larger."))
-    _about(every, state.window_file(source, line.rank, whole) if window is not None else None)
+    _about(every, state.window_file(source, line.rank, whole))
 
 
 def _about(every: Lanes, file: Path | None) -> None:
@@ -84,76 +88,23 @@ def _about(every: Lanes, file: Path | None) -> None:
 
 
 def _forget_span() -> None:
-    st.session_state["detail-span"] = None
+    forget(KEY)
 
 
-def _span(whole: Span) -> Span:
-    kept = st.session_state.get("detail-span")
-    return kept if kept is not None else whole
-
-
-def _zoomed(whole: Span) -> Span:
-    """Return what is shown, after a drag over the figure of what was shown before."""
-    span = _span(whole)
-    dragged = st.session_state.get(_key(span))
-    boxes = dragged["selection"]["box"] if dragged else []
-    if not boxes:
-        return span
-    edges = sorted(whole[0] + int(float(x) * 1e6) for x in boxes[0]["x"])
-    found = _fitted((max(edges[0], span[0]), min(edges[1], span[1])), whole)
-    st.session_state["detail-span"] = found
-    return found
-
-
-def _fitted(span: Span, whole: Span) -> Span:
-    """Keep a stretch within the step and not too short."""
-    width = min(max(span[1] - span[0], MIN_SPAN_NS), whole[1] - whole[0])
-    begin = min(max(span[0], whole[0]), whole[1] - width)
-    return begin, begin + width
-
-
-def _key(span: Span) -> str:
-    return f"lanes-{span[0]}-{span[1]}"
-
-
-def _buttons(whole: Span) -> None:
-    """The keyboard's way through a step."""
-    moves = (
-        (":material/zoom_in:", "Zoom in", 0.25, 0.75),
-        (":material/zoom_out:", "Zoom out", -0.5, 1.5),
-        (":material/arrow_back:", "Earlier", -0.5, 0.5),
-        (":material/arrow_forward:", "Later", 0.5, 1.5),
-        (":material/fit_screen:", "Whole step", None, None),
-    )
-    with st.container(horizontal=True, gap="small"):
-        for icon, words, low, high in moves:
-            key = f"detail-{words}"
-            st.button(words, icon=icon, key=key, on_click=_move, args=(whole, low, high))
-
-
-def _move(whole: Span, low: float | None, high: float | None) -> None:
-    if low is None or high is None:
-        st.session_state["detail-span"] = None
-        return
-    begin, end = _span(whole)
-    width = end - begin
-    moved = begin + int(low * width), begin + int(high * width)
-    st.session_state["detail-span"] = _fitted(moved, whole)
-
-
-def _draw(every: Lanes, span: Span, origin_ns: int, *, python: bool) -> None:
+def _draw(every: Lanes, zoom: Zoom, *, python: bool) -> None:
+    span = zoom.span
     shown = shown_lanes(every, *span, python=python)
     boxes = visible(every, shown, *span)
     if not len(boxes):
         state.html(markup.empty("Nothing was recorded in this stretch."))
         return
-    figure = lanes(every, shown, boxes, span, origin_ns, dark=state.is_dark())
+    figure = lanes(every, shown, boxes, span, zoom.whole[0], dark=state.is_dark())
     kinds = sorted({every.kinds[name] for name in boxes.name.tolist() if name >= 0})
     state.html(markup.kind_legend(kinds, dark=state.is_dark()))
     st.plotly_chart(
         figure,
         width="stretch",
-        key=_key(span),
+        key=zoom.figure_key,
         on_select="rerun",
         selection_mode="box",
         config={"displaylogo": False, "displayModeBar": False},

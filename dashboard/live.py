@@ -24,6 +24,9 @@ def watch(source: Source, body: Callable[[Source], None]) -> None:
 
     @st.fragment(run_every=PERIOD_S)
     def drawn() -> None:
+        state.guarded(_provisional, source)
+
+    def _provisional(source: Source) -> None:
         if not state.is_running(source):
             st.rerun()
         state.html(markup.note("The run goes on: these figures are provisional.", colour="#2e95d5"))

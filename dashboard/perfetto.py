@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import streamlit as st
-import streamlit.components.v1 as components
 
 from ..profiler.text import scaled
 from . import markup, state
@@ -64,14 +63,14 @@ def offer(file: Path) -> None:
     )
     state.html(markup.paragraph(words))
     data = file.read_bytes()
-    components.html(_button(file.name, data, dark=state.is_dark()), height=46)
+    st.iframe(_button(file.name, data, dark=state.is_dark()), height=46)
     st.download_button("Download the trace", data, file_name=file.name, on_click="ignore")
 
 
 def _button(title: str, data: bytes, *, dark: bool) -> str:
     return BUTTON % {
         "origin": json.dumps(ORIGIN),
-        "title": json.dumps(title).replace("</", "<\\/"),
+        "title": json.dumps(title).replace("<", "\\u003c"),  # no tag, and no comment, begins in it
         "data": json.dumps(base64.b64encode(data).decode()),
         "ink": "#fafafa" if dark else "#31333f",
         "line": "rgba(255,255,255,.25)" if dark else "rgba(0,0,0,.2)",

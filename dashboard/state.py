@@ -8,9 +8,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import streamlit as st
@@ -20,7 +20,7 @@ from ..profiler.diagnosis import Diagnosis
 from ..profiler.digest.job import Job
 from ..profiler.digest.make import job_of, window_of
 from ..profiler.digest.window import Window
-from ..profiler.errors import BoundscopeError
+from ..profiler.errors import BoundscopeError, UnusableData
 from ..profiler.library import Entry, Source
 from ..profiler.run.load import Run
 from ..profiler.run.manifest import read_manifest
@@ -37,6 +37,14 @@ KEPT_RUNS = 8
 MIN_AGE_S = 2.0
 MAX_SHARE = 0.25
 """Reading a run that goes on takes at most this share of the time: it trains on this machine."""
+
+Selectable = Literal["points", "box"]
+
+MAX_DIGITS = 10
+"""No run has a step or a rank of more digits; Python refuses to read numbers of thousands."""
+
+WORDS = {"job": "Reading the traces …", "run": "Reading the run …"}
+OTHER_WORDS = "Reading the steps …"
 
 T = TypeVar("T")
 
@@ -61,8 +69,16 @@ def sources() -> list[Source]:
     return [*_sources(tuple(str(root) for root in roots())), *upload.stored_sources()]
 
 
-def entries() -> list[Entry]:
-    """Return them as rows, newest first."""
+def entries(with_key: str | None = None) -> list[Entry]:
+    """Return them as rows, newest first; looked for anew where the kept rows lack `with_key`."""
+    found = _listed()
+    if with_key is not None and all(row.source.key != with_key for row in found):
+        _entries.clear()
+        found = _listed()
+    return found
+
+
+def _listed() -> list[Entry]:
     dropped = library.list_entries(upload.stored_sources())
     return [*dropped, *_entries(tuple(str(root) for root in roots()))]
 
@@ -91,7 +107,7 @@ def chosen_key() -> str | None:
 
 @st.cache_resource(show_spinner=False, max_entries=4 * KEPT_RUNS)
 def _job(_source: Source, path: str, stamp: int) -> Job:  # noqa: ARG001 - the key
-    return job_of(_source, stamp, keep=not is_running(_source))
+    return job_of(_source, stamp)
 
 
 @st.cache_resource(show_spinner=False, max_entries=KEPT_RUNS)
@@ -101,10 +117,14 @@ def _run(_source: Source, path: str, stamp: int) -> Run:  # noqa: ARG001 - the k
 
 @dataclass
 class _Taken:
-    """What was read of a run that goes on: the state of its files, and until when that will do."""
+    """What was read of a run that goes on: the state of its files, and until when that will do.
+
+    One for each such run: the caches for finished ones would keep each state of it.
+    """
 
     stamp: int
     until_s: float
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @st.cache_resource(show_spinner=False)
@@ -131,25 +151,40 @@ def _files_stamp(_source: Source, path: str) -> int:  # noqa: ARG001 - the key
     return _source.stamp
 
 
-def _fresh(read: Callable[[Source, str, int], T], source: Source, words: str) -> T:
-    """Return what `read` has kept, or reads anew, with a sign of it where nothing is shown yet."""
+def _fresh(what: str, read: Callable[[int], T], live: Callable[[], T], source: Source) -> T:
+    """Return what is kept of the source in this state, or reads it.
+
+    `read` is given the state of the files and keeps what it reads; `live` reads a run that goes
+    on, of which the newest state alone is kept, under `what`. A sign says that it is read, where
+    nothing is shown yet.
+    """
+    path = str(source.path)
+    running = is_running(source)
     stamp = _stamp(source)
+    kept = _taken().get(path)
+    if running and kept is not None and kept.stamp == stamp and what in kept.found:
+        return cast(T, kept.found[what])
     began = time.monotonic()
     quiet = st.session_state.get("drawn") == source.key
-    with contextlib.nullcontext() if quiet else st.spinner(words):
-        found = read(source, str(source.path), stamp)
-    if is_running(source):
-        took = time.monotonic() - began
-        kept = _taken().get(str(source.path))
-        if kept is None or kept.stamp != stamp:
-            until = time.monotonic() + max(MIN_AGE_S, took / MAX_SHARE)
-            _taken()[str(source.path)] = _Taken(stamp, until)
+    with contextlib.nullcontext() if quiet else st.spinner(WORDS.get(what, OTHER_WORDS)):
+        found = live() if running else read(stamp)
+    if not running:
+        _taken().pop(path, None)
+        return found
+    if kept is None or kept.stamp != stamp:
+        until = time.monotonic() + max(MIN_AGE_S, (time.monotonic() - began) / MAX_SHARE)
+        kept = _taken()[path] = _Taken(stamp, until)
+    kept.found[what] = found
     return found
 
 
 @st.cache_resource(show_spinner=False, max_entries=4 * KEPT_RUNS)
 def _line(_source: Source, path: str, stamp: int, rank: int) -> Timeline | None:  # noqa: ARG001
-    data = library.open_rank(_source, rank)
+    return _read_line(_source, rank)
+
+
+def _read_line(source: Source, rank: int) -> Timeline | None:
+    data = library.open_rank(source, rank)
     return build_timeline(data) if data is not None else None
 
 
@@ -164,7 +199,12 @@ def timeline(source: Source, rank: int) -> Timeline | None:
     """Return the steps of one rank, without reading the others'; None with less than two."""
     if source.kind != "run":
         return job(source).timeline(rank)
-    return _fresh(lambda s, path, stamp: _line(s, path, stamp, rank), source, "Reading the steps …")
+    return _fresh(
+        f"line {rank}",
+        lambda stamp: _line(source, str(source.path), stamp, rank),
+        lambda: _read_line(source, rank),
+        source,
+    )
 
 
 def series(source: Source, rank: int) -> StepSeries | None:
@@ -178,16 +218,27 @@ def series(source: Source, rank: int) -> StepSeries | None:
 def window_near(source: Source, line: Timeline, span_ns: tuple[int, int]) -> Window | None:
     """Return what is shown of the trace window around [begin, end), None where there is none.
 
-    It needs a trace: the first time takes a while. Its columns stay in a file.
+    It needs a trace: the first time takes a while. Its columns stay in a file. Of a trace that
+    cannot be read a note says so, and the page goes on without it.
     """
-    with st.spinner("Reading the trace …"):
-        found = window_of(source, _stamp(source), line, span_ns)
+    # What a run that goes on writes meanwhile changes nothing in a window that is over.
+    stamp = 0 if is_running(source) else _stamp(source)
+    try:
+        with st.spinner("Reading the trace …"):
+            found = window_of(source, stamp, line, span_ns)
+    except UnusableData as error:
+        words = f"The trace window cannot be shown. {error.message}"
+        html(markup.note(words, error.hint, error.slug))
+        return None
     return found[0] if found is not None else None
 
 
 def window_file(source: Source, rank: int, span_ns: tuple[int, int]) -> Path | None:
-    """Return the file of that window."""
-    return library.trace_near(source, rank, span_ns)
+    """Return the file of that window, None where there is none."""
+    try:
+        return library.trace_near(source, rank, span_ns)
+    except UnusableData:
+        return None
 
 
 def first_window(source: Source, rank: int) -> Window | None:
@@ -200,14 +251,14 @@ def first_window(source: Source, rank: int) -> Window | None:
 
 
 def diagnosis(source: Source) -> Diagnosis:
-    """Return the diagnosis kept with the run where it is good, else a new one."""
+    """Return what `boundscope diagnose` says: as kept with the run where that is so, else anew."""
     kept = None if is_running(source) else _stored(source, str(source.path), _stamp(source))
     return kept if kept is not None else job(source).diagnosis
 
 
 @st.cache_data(show_spinner=False, max_entries=4 * KEPT_RUNS)
 def _stored(_source: Source, path: str, stamp: int) -> Diagnosis | None:  # noqa: ARG001 - the key
-    return library.stored_diagnosis(_source)
+    return library.current_diagnosis(_source)
 
 
 def job(source: Source) -> Job:
@@ -215,12 +266,22 @@ def job(source: Source) -> Job:
 
     One object for all who look, as with `run`: it is frozen.
     """
-    return _fresh(_job, source, "Reading the traces …")
+    return _fresh(
+        "job",
+        lambda stamp: _job(source, str(source.path), stamp),
+        lambda: job_of(source, 0, keep=False),
+        source,
+    )
 
 
 def run(source: Source) -> Run:
     """Return the run's records, likewise; one object for all who look: read it, never change it."""
-    return _fresh(_run, source, "Reading the run …")
+    return _fresh(
+        "run",
+        lambda stamp: _run(source, str(source.path), stamp),
+        lambda: library.open_run(source),
+        source,
+    )
 
 
 def is_running(source: Source) -> bool:
@@ -253,13 +314,23 @@ def page_of_run(view: Callable[[Source], None]) -> Callable[[], None]:
         st.session_state["run"] = source.key
         if st.query_params.get("run") != source.key:
             st.query_params["run"] = source.key
-        try:
-            view(source)
-        except BoundscopeError as error:
-            said = markup.note(error.message, error.hint, error.slug, markup.ERROR)
-            html(markup.title("This page cannot be shown", source.key) + said)
+        guarded(view, source)
 
     return page
+
+
+def guarded(view: Callable[[Source], None], source: Source, *, headed: bool = True) -> None:
+    """Draw a view; where it cannot be drawn, say so in its place, as a page of its own or below.
+
+    Whatever a fragment draws goes through here too: what leaves a fragment, Streamlit draws as an
+    error of the program before anybody can catch it.
+    """
+    try:
+        view(source)
+    except BoundscopeError as error:
+        said = markup.note(error.message, error.hint, error.slug, markup.ERROR)
+        title = markup.title("This page cannot be shown", source.key) if headed else ""
+        html(title + said)
 
 
 def _no_such_run(key: str | None) -> None:
@@ -270,21 +341,23 @@ def _no_such_run(key: str | None) -> None:
         html(markup.empty(f"There is no run {key} in the served folders.", "See the page Runs."))
 
 
-def charts(figure: object, key: str, *, bar: bool = False, click: bool = False) -> None:
+def charts(
+    figure: object, key: str, *, bar: bool = False, select: tuple[Selectable, ...] = ()
+) -> None:
     """Show a Plotly figure over the full width.
 
-    `bar` adds zoom and picture buttons on hover; `click` makes points clickable: what was clicked
-    is in the session under `key`.
+    `bar` adds zoom and picture buttons on hover; `select` names what can be selected, "points" or
+    a "box": what was is in the session under `key`.
     """
     config = {"displaylogo": False, "displayModeBar": "hover" if bar else False}
-    if click:
+    if select:
         st.plotly_chart(
             figure,
             width="stretch",
             key=key,
             config=config,
             on_select="rerun",
-            selection_mode="points",
+            selection_mode=select,
         )
     else:
         st.plotly_chart(figure, width="stretch", key=key, config=config)
@@ -302,14 +375,21 @@ def name_of(source: Source) -> str:
 
 
 def choose_rank(ranks: Sequence[int]) -> int:
-    """Let one of several ranks be chosen; kept while other pages are looked at."""
+    """Let one of several ranks be chosen: the address names it, or the page looked at before."""
     if len(ranks) == 1:
         return ranks[0]
-    before = st.session_state.get("rank")
-    index = list(ranks).index(before) if isinstance(before, int) and before in ranks else 0
+    wanted = (number_in_address("rank"), st.session_state.get("rank"), ranks[0])
+    index = next(list(ranks).index(one) for one in wanted if isinstance(one, int) and one in ranks)
     rank = pick("Rank", list(ranks), index, width=140)
     st.session_state["rank"] = rank
+    st.query_params["rank"] = str(rank)
     return rank
+
+
+def number_in_address(name: str) -> int | None:
+    """Return what the address says as a number; None where it says none that can be meant."""
+    said = st.query_params.get(name, "")
+    return int(said) if said.isdecimal() and len(said) < MAX_DIGITS else None
 
 
 def pick(  # noqa: PLR0913 - what a select box has

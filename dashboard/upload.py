@@ -56,16 +56,30 @@ def offer() -> None:
         )
         if given is None:
             return
-        try:
-            source = keep(given.name, given)
-        except BoundscopeError as error:
-            st.html(markup.note(error.message, error.hint, error.slug, markup.ERROR))
+        source = _outcome(given)
+        if isinstance(source, BoundscopeError):
+            st.html(markup.note(source.message, source.hint, source.slug, markup.ERROR))
             return
         pages = st.session_state.get("pages", {})
         st.html(markup.paragraph(f"{source.path.name} is kept until the dashboard ends."))
         if "verdict" in pages:
             query = {"run": source.key}
             st.page_link(pages["verdict"], label=f"Open {source.path.name}", query_params=query)
+
+
+def _outcome(given: Any) -> Source | BoundscopeError:
+    """Keep a dropped file once, however often the page is drawn with it; what came of that."""
+    before = st.session_state.get("upload-outcome")
+    if before is not None and before[0] == given.file_id:
+        found: Source | BoundscopeError = before[1]
+        if isinstance(found, BoundscopeError) or found.path.exists():
+            return found
+    try:
+        found = keep(given.name, given)
+    except BoundscopeError as error:
+        found = error
+    st.session_state["upload-outcome"] = (given.file_id, found)
+    return found
 
 
 def keep(name: str, data: Any) -> Source:

@@ -6,12 +6,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from ..collectors.records import Frame
+from ..collectors.records import MAIN_THREAD, Frame, Stacks
 from .run.load import Run, StackTable
 
 StackPhase = Literal["input", "backward", "optimizer", "storage", "rest", "worker"]
 
-_LIBRARY = ("/site-packages/", "/dist-packages/", "/torch/", "<frozen", "/lib/python3", "<string>")
+_LIBRARY = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/torch/",
+    "<frozen",
+    "/lib/python3",
+    "<string>",
+    "/torchinductor_",
+)
 _OWN = ("/boundscope/", "/collectors/inside/", "/collectors/inject/")
 _LOADER = ("torch/utils/data/dataloader.py", "torch/utils/data/_utils/")
 _BACKWARD = ("torch/autograd/graph.py", "torch/autograd/__init__.py")
@@ -51,6 +59,25 @@ def is_user(file: str) -> bool:
     return bool(file) and not any(part in file for part in (*_LIBRARY, *_OWN))
 
 
+def is_own(file: str) -> bool:
+    """Whether a file is of what boundscope runs in the training process."""
+    return any(part in file for part in _OWN)
+
+
+def is_training_thread(sample: Stacks, pid: int) -> bool:
+    """Whether samples of rank process `pid` are of the thread that trains.
+
+    A rank that samples itself watches that thread alone. It names no rank, and once no thread.
+    """
+    inside = sample.rank is None and not sample.thread_name
+    return inside or sample.thread_name == MAIN_THREAD or sample.thread == pid
+
+
+def plain_name(frame: Frame) -> str:
+    """A frame's function without the class or function that it is in."""
+    return frame.function.rpartition(".")[2]
+
+
 def user_frame(frames: list[Frame]) -> Frame | None:
     """The innermost frame that is the user's own."""
     for frame in reversed(frames):
@@ -59,21 +86,26 @@ def user_frame(frames: list[Frame]) -> Frame | None:
     return None
 
 
-def hot_lines(run: Run, pid: int, phase: StackPhase, limit: int = 3) -> list[HotLine]:
+def hot_lines(
+    run: Run, pid: int, phase: StackPhase | tuple[StackPhase, ...], limit: int = 3
+) -> list[HotLine]:
     """The user's lines with most samples in `phase` of rank process `pid`, most first.
 
-    Loader workers of every rank are taken together: their stacks name the dataset, not the rank.
+    Several phases of the training thread are taken as one. Loader workers of every rank are taken
+    together: their stacks name the dataset, not the rank.
     """
+    phases = (phase,) if isinstance(phase, str) else phase
     counts: Counter[tuple[str, int, str]] = Counter()
     total = 0
     saves = _save_sites(run, pid)
-    for table, samples in _tables(run, pid, phase):
+    for table, samples in _tables(run, pid, phases[0]):
         for stack_id, count in samples.items():
             frames = [table.frames[f] for f in table.stacks.get(stack_id, []) if f in table.frames]
-            if not frames or stack_phase(frames, phase == "worker") != phase:
+            here = stack_phase(frames, phase == "worker") if frames else None
+            if here not in phases:
                 continue
             # Writes that no library makes (os.fsync) are known by where they were called.
-            if phase == "rest" and any((f.file, f.line) in saves for f in frames):
+            if here == "rest" and any((f.file, f.line) in saves for f in frames):
                 continue
             total += count
             frame = user_frame(frames)
@@ -98,7 +130,8 @@ def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, Cou
             continue
         counts: Counter[int] = Counter()
         for sample in table.samples:
-            if sample.role == wanted:
+            other = phase != "worker" and not is_training_thread(sample, pid)
+            if sample.role == wanted and not other:
                 counts.update(dict(sample.counts))
         if counts:
             result.append((table, counts))

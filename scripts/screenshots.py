@@ -37,6 +37,11 @@ FIRST = "runs"
 """The first page has no path of its own."""
 WITH_BASE = ("compare",)
 QUIET_MS = 900
+BUSY = """() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  return !app || app.getAttribute('data-test-script-state') !== 'notRunning'
+    || !!document.querySelector('[data-testid=stSpinner], [data-testid=stSkeleton]');
+}"""
 CORPUS_TRACES = {
     "gpu-loader": "kineto_tb/resnet50_num_workers_0",
     "gpu-ranks": "param/dlrm_kineto",
@@ -89,8 +94,7 @@ def settle(page: Page) -> None:
     deadline = time.monotonic() + 60
     quiet_since = time.monotonic()
     while time.monotonic() < deadline:
-        busy = page.locator("[data-testid=stStatusWidget], [data-testid=stSpinner]").count()
-        if busy:
+        if page.evaluate(BUSY):
             quiet_since = time.monotonic()
         elif time.monotonic() - quiet_since > QUIET_MS / 1000:
             return
@@ -197,7 +201,7 @@ def subjects(folder: Path) -> list[Subject]:
         Subject("broken", runs, "broken", "", ("verdict",)),
         Subject("unknown", runs, "nothing", "", ("verdict",)),
         Subject("empty", empty, "", "", (FIRST, "verdict")),
-        Subject("running", live, "going-on", "", ("verdict", "timeline")),
+        Subject("running", live, "going-on", "", (FIRST, "verdict", "timeline", "ranks")),
         *corpus_traces(folder),
     ]
 

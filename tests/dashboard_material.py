@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,8 @@ import pytest
 from boundscope.collectors.records import Manifest
 from boundscope.profiler.library import DIAGNOSIS_FILE
 from boundscope.profiler.run.manifest import read_manifest, write_manifest
-from boundscope.profiler.run.status import process_start_ticks
+
+from .written_run import going_on, write_run
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "tests" / "scenarios" / "tiny_training.py"
@@ -26,10 +25,13 @@ HOSTILE = '<img src=x onerror="document.title=1">**bold** $x$ [l](http://a.inval
 
 @pytest.fixture(scope="module", name="runs")
 def recorded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recorded runs, one with a slow loader; a hostile copy; one that cannot be read."""
-    folder = tmp_path_factory.getbasetemp() / "dashboard" / "runs"
-    if folder.exists():  # another file of tests has recorded them
-        return folder
+    """Two recorded runs, one with a slow loader; a hostile copy; one that cannot be read; one of
+    two ranks that was written down."""
+    made = tmp_path_factory.getbasetemp() / "dashboard" / "runs"
+    if made.exists():  # another file of tests has recorded them
+        return made
+    folder = made.with_name("recording")  # what a failed recording left is no run
+    shutil.rmtree(folder, ignore_errors=True)
     for name, wait_ms in (("quick", "0.2"), ("slow", "2")):
         recorded = subprocess.run(
             [
@@ -59,12 +61,29 @@ def recorded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     diagnosis["run"]["name"] = HOSTILE
     diagnosis["run"]["devices"] = [HOSTILE]
     diagnosis["verdict"]["headline"] = HOSTILE
-    diagnosis["findings"][0]["evidence"][0]["text"] = HOSTILE
-    diagnosis["findings"][0]["where"][0]["file"] = HOSTILE
+    diagnosis["findings"].insert(0, hostile_finding())
     (hostile / DIAGNOSIS_FILE).write_text(json.dumps(diagnosis))
     (folder / "broken").mkdir()
     (folder / "broken" / "manifest.json").write_text("{")
-    return folder
+    write_run(folder / "two-ranks", world=2)
+    folder.rename(made)
+    return made
+
+
+def hostile_finding() -> dict[str, Any]:
+    """A finding whose every text is hostile."""
+    return {
+        "id": HOSTILE,
+        "title": HOSTILE,
+        "bound": "input",
+        "saving": {"low": 0.1, "mid": 0.2, "high": 0.3},
+        "speedup": 1.25,
+        "evidence": [
+            {"text": HOSTILE, "quantity": HOSTILE, "value": 1.0, "unit": "ms", "source": "steps"}
+        ],
+        "where": [{"rank": 0, "file": HOSTILE, "line": 1, "op": HOSTILE}],
+        "fixes": [{"title": HOSTILE, "detail": HOSTILE, "snippet": HOSTILE}],
+    }
 
 
 def diagnose_json(folder: Path) -> dict[str, Any]:
@@ -85,18 +104,5 @@ def running_copy(finished: Path, folder: Path) -> Manifest:
     shutil.copytree(finished, folder)
     (folder / DIAGNOSIS_FILE).unlink()
     at_the_end = read_manifest(folder)
-    ticks = process_start_ticks(os.getpid())
-    assert ticks is not None
-    write_manifest(
-        folder,
-        msgspec.structs.replace(
-            at_the_end,
-            status="running",
-            exit_code=None,
-            ended_ns=0,
-            launcher_pid=os.getpid(),
-            launcher_start_ticks=ticks,
-            host=socket.gethostname(),
-        ),
-    )
+    write_manifest(folder, msgspec.structs.replace(at_the_end, **going_on()))
     return at_the_end

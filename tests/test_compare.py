@@ -185,6 +185,71 @@ def test_ops_that_moved_most_come_first(tmp_path: Path) -> None:
     assert np.isfinite(first.change_ms)
 
 
+def test_kernels_that_moved_are_told_apart_by_their_own_names(tmp_path: Path) -> None:
+    # Given: one op whose kernel became another one, twice as long
+    from boundscope.profiler.trace.host import OpTime
+
+    base = derive_path(record(tmp_path / "base", loader_ms=20, step_ms=100))
+    sides = []
+    for kernel, ms in (("sgemm_128x128", 10), ("simt_gemm", 20)):
+        ops = [OpTime("aten::mm", "gemm", "compute", 1, ms * 1e6, ms * 1e6, kernel=kernel)]
+        (rank,) = base.ranks
+        work = {**dict.fromkeys(rank.phase_ms, 0.0), "rest": 100.0}
+        sides.append(replace(base, ranks=[replace(rank, ops=ops, window_ms=100.0, phase_ms=work)]))
+
+    # When
+    found = compare(*sides)
+
+    # Then: the window is one step long
+    moved = {kernel.name: (kernel.base_ms, kernel.new_ms) for kernel in found.kernels}
+    assert moved == {"sgemm_128x128": (10.0, 0.0), "simt_gemm": (0.0, 20.0)}
+    assert [op.name for op in found.ops] == ["aten::mm"]
+
+
+def test_a_training_of_the_cpu_has_no_kernels(tmp_path: Path) -> None:
+    base = record(tmp_path / "base", loader_ms=20, step_ms=100)
+    new = record(tmp_path / "new", loader_ms=20, step_ms=150)
+
+    assert compared(base, new).kernels == []
+
+
+def test_runs_on_different_gpus_are_compared_with_a_caution(tmp_path: Path) -> None:
+    # Given
+    import msgspec
+
+    base = record(tmp_path / "base", loader_ms=20, step_ms=100)
+    new = record(tmp_path / "new", loader_ms=20, step_ms=150)
+    for folder, gpu in ((base, "NVIDIA A100-SXM4-80GB"), (new, "NVIDIA H100 80GB HBM3")):
+        hardware = {"hardware": {"cpu": "one", "gpus": gpu}}
+        write_manifest(folder, msgspec.structs.replace(read_manifest(folder), environment=hardware))
+
+    # When
+    found = compared(base, new)
+
+    # Then
+    assert "the runs were made on different GPUs" in found.cautions
+    assert not any("processors" in caution for caution in found.cautions)
+
+
+def test_each_run_is_diagnosed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given
+    from boundscope.profiler import compare as module
+
+    seen = []
+    judged = module.diagnose_features
+    monkeypatch.setattr(
+        module, "diagnose_features", lambda features: seen.append(features) or judged(features)
+    )
+    base = record(tmp_path / "base", loader_ms=20, step_ms=100)
+    new = record(tmp_path / "new", loader_ms=20, step_ms=150)
+
+    # When
+    compared(base, new)
+
+    # Then
+    assert len(seen) == 2
+
+
 def test_a_run_without_steps_cannot_be_compared(tmp_path: Path) -> None:
     base = record(tmp_path / "base", loader_ms=20, step_ms=100)
     new = record(tmp_path / "new", loader_ms=20, step_ms=100)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
@@ -22,13 +13,20 @@ pytest.importorskip("streamlit")
 
 from boundscope.dashboard import navigation
 from boundscope.profiler.run.manifest import write_manifest
-from boundscope.profiler.text import percent
+from boundscope.profiler.text import duration, milliseconds, percent
 
+from .dashboard_browser import (
+    WAIT_MS,
+    Watched,
+    served,
+    settled,
+    started_chromium,  # noqa: F401
+    tab_to,
+)
 from .dashboard_material import HOSTILE, diagnose_json, recorded_runs, running_copy  # noqa: F401
+from .written_run import append, going_on, manifest, steps, write_run
 
-CHROMIUM = os.environ.get("BOUNDSCOPE_CHROMIUM") or shutil.which("chromium") or ""
 PAGES = [path for path, *_ in navigation.PAGES]
-WAIT_MS = 30_000
 HEADINGS = {
     "runs": "Runs",
     "verdict": "tiny_training",
@@ -44,151 +42,46 @@ HEADINGS = {
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    """The dashboard, started as a user starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "boundscope", "dashboard", str(runs), "--no-open"]
-    own = os.environ | {"BOUNDSCOPE_CACHE": str(runs.parent / "cache")}
-    child = subprocess.Popen([*command, "--port", str(port)], cwd=runs.parent, env=own)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            assert child.poll() is None, "the dashboard ended"
-            try:
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+    with served(runs, runs.parent / "cache") as url:
         yield url
-    finally:
-        child.send_signal(signal.SIGINT)
-        assert child.wait(15) == 0
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: the pages must be tested in a browser")
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
-
-
-class Watched:
-    """A page whose console errors, failed scripts and foreign requests are kept."""
-
-    def __init__(self, browser: Any, address: str, width: int, theme: str = "light") -> None:
-        self.address = address
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=theme
-        )
-        self.page = self.context.new_page()
-        self.errors: list[str] = []
-        self.foreign: list[str] = []
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", self._request)
-
-    def _console(self, message: Any) -> None:
-        # Streamlit's own client asks below each part of the address where its server is; the
-        # browser notes each answer of 404 on the way.
-        probing = "/_stcore/" in (message.location or {}).get("url", "")
-        if message.type == "error" and not probing:
-            self.errors.append(message.text)
-
-    def _request(self, request: Any) -> None:
-        host = request.url.split("://", 1)[-1]
-        local = request.url.startswith(("data:", "blob:"))
-        if not local and not host.startswith(self.address.split("://")[1]):
-            self.foreign.append(request.url)
-
-    def open(self, name: str, **query: str) -> Any:
-        path = "" if name == "runs" else name
-        self.page.goto(f"{self.address}/{path}?{urlencode(query)}")
-        self.settle()
-        return self.page
-
-    def settle(self) -> None:
-        """Wait until the page is drawn and the server has nothing more to do."""
-        self.page.locator("[data-testid=stMain] .bs-title").first.wait_for(timeout=WAIT_MS)
-        quiet = 0
-        while quiet < 4:
-            busy = self.page.locator("[data-testid=stStatusWidget], [data-testid=stSpinner]")
-            quiet = 0 if busy.count() else quiet + 1
-            self.page.wait_for_timeout(100)
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide-light", "narrow-dark"])
-def watched(chromium: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    width, theme = request.param
-    made = Watched(chromium, address, width, theme)
-    yield made
-    made.context.close()
+EVERY_LOOK = ("verdict", "timeline", "ranks")
+"""Pages that are looked at in both themes at both widths; the others in one theme at each."""
 
 
 @pytest.fixture
 def wide(chromium: Any, address: str) -> Iterator[Watched]:
     made = Watched(chromium, address, 1280)
     yield made
-    made.context.close()
+    made.close()
 
 
-OVERFLOWING = """() => {
-  const main = document.querySelector('[data-testid=stMain]');
-  const right = main.getBoundingClientRect().right + 1;
-  return [...main.querySelectorAll('.bs, .js-plotly-plot, [data-testid=stDataFrame], button')]
-    .filter(e => e.getClientRects().length && e.getBoundingClientRect().right > right)
-    .map(e => e.outerHTML.slice(0, 120));
-}"""
+@pytest.mark.parametrize(
+    ("name", "width", "theme"),
+    [
+        (name, width, theme)
+        for name in PAGES
+        for width, theme in ((1280, "light"), (390, "dark"), (1280, "dark"), (390, "light"))
+        if name in EVERY_LOOK or (width == 1280) == (theme == "light")
+    ],
+)
+def test_every_page_is_whole_in_a_browser(
+    chromium: Any, address: str, name: str, width: int, theme: str
+) -> None:
+    # Given
+    watched = Watched(chromium, address, width, theme)
 
-OVERLAPPING = """() => {
-  const boxes = [...document.querySelectorAll(
-    '[data-testid=stMain] [data-testid=stElementContainer]')]
-    .filter(e => e.innerText.trim() || e.querySelector('.js-plotly-plot, canvas, img'))
-    .map(e => [e, e.querySelector('.js-plotly-plot .main-svg') || e])
-    .map(([e, drawn]) => [e, drawn.getBoundingClientRect()])
-   .filter(([e, r]) => r.width > 2 && r.height > 2);
-  const found = [];
-  for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
-    const [a, p] = boxes[i], [b, q] = boxes[j];
-    if (a.contains(b) || b.contains(a)) continue;
-    const w = Math.min(p.right, q.right) - Math.max(p.left, q.left);
-    const h = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-    if (w > 2 && h > 2) found.push(a.innerText.slice(0, 60) + ' / ' + b.innerText.slice(0, 60));
-  }
-  return found;
-}"""
-
-
-def settled(page: Any, question: str) -> Any:
-    """The answer once the page stands still: charts take their final height after a moment."""
-    for _ in range(40):
-        found = page.evaluate(question)
-        if not found:
-            break
-        time.sleep(0.25)
-    return found
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_every_page_is_whole_in_a_browser(watched: Watched, runs: Path, name: str) -> None:
     # When
     page = watched.open(name, run="slow", base="quick")
 
     # Then
-    assert page.locator("[data-testid=stMain] .bs-title").first.inner_text() == HEADINGS[name]
-    assert page.locator("[data-testid=stException]").count() == 0
-    assert page.locator("[data-testid=stMain] .bs-empty").count() <= (2 if name == "ranks" else 0)
-    assert page.evaluate(OVERFLOWING) == []
-    assert settled(page, OVERLAPPING) == []
-    assert watched.foreign == []
-    assert watched.errors == []
+    assert watched.title() == HEADINGS[name]
+    allowed = 2 if name == "ranks" else 0
+    many = f"document.querySelectorAll('[data-testid=stMain] .bs-empty').length > {allowed}"
+    assert not settled(page, many)
+    assert watched.flaws() == []
+    watched.close()
 
 
 @pytest.mark.parametrize("run", ["slow", "quick"])
@@ -207,10 +100,37 @@ def test_the_numbers_in_the_browser_are_those_of_diagnose(
         if share >= 0.005:
             shown = page.locator(f"[data-slot={slot}]").first.inner_text()
             assert shown.split(maxsplit=1) == [slot, percent(share)]
-    card = page.locator(".bs-card").first.inner_text()
-    assert f"{said['run']['steps']:,}" in card
+    facts = wide.facts()
+    assert facts["steps"] == f"{said['run']['steps']:,}"
+    assert facts["median step"] == milliseconds(said["run"]["step_ms"]["median"])
+    assert facts["90th percentile"] == milliseconds(said["run"]["step_ms"]["p90"])
+    assert facts["start-up"] == duration(said["run"]["startup_s"])
+    assert facts.get("runner-up") == said["verdict"]["runner_up"]
     if said["verdict"]["bound"] != "unknown":  # other programs may hold this machine
+        card = page.locator(".bs-card").first.inner_text()
         assert f"confidence {said['verdict']['confidence']:.2f}" in card
+    words = page.locator("[data-testid=stMain]").inner_text()
+    for finding in said["findings"]:
+        assert f"saves {percent(finding['saving']['mid'])} of step time" in words
+        assert all(item["text"] in words for item in finding["evidence"])
+
+
+def test_the_shares_of_the_ranks_are_those_of_diagnose(wide: Watched, runs: Path) -> None:
+    # Given
+    said = diagnose_json(runs / "two-ranks")
+
+    # When
+    page = wide.open("ranks", run="two-ranks")
+
+    # Then
+    page.locator(".js-plotly-plot .bars").first.wait_for(timeout=WAIT_MS)
+    bars = page.evaluate(
+        """() => Object.fromEntries(document.querySelector('.js-plotly-plot').data
+             .map(bar => [bar.name, Array.from(bar.x)]))"""
+    )
+    for slot, shown in bars.items():
+        assert shown == [rank["breakdown"][slot] for rank in said["ranks"]]
+    assert sum(sum(shown) for shown in bars.values()) == pytest.approx(2, abs=0.01)
 
 
 def test_names_from_a_run_are_text_in_the_browser(wide: Watched) -> None:
@@ -241,8 +161,7 @@ def test_a_page_is_reached_from_the_list_by_keyboard_and_keeps_the_run_in_its_ad
     page.get_by_label("Search").fill("slow")
     page.keyboard.press("Enter")
     wide.settle()
-    link = page.locator("[data-testid=stMain] [data-testid=stPageLink] a").first
-    link.focus()
+    tab_to(page, "e.matches('[data-testid=stMain] [data-testid=stPageLink] a')")
     page.keyboard.press("Enter")
     page.get_by_test_id("headline").wait_for(timeout=WAIT_MS)
 
@@ -266,17 +185,19 @@ def test_a_run_recorded_after_the_list_was_read_opens_at_once(wide: Watched, run
     wide.open("runs")
 
     # When
-    shutil.copytree(runs / "slow", runs / "brand-new")
-    page = wide.open("verdict", run="brand-new")
+    folder = write_run(runs / "brand-new")
+    try:
+        page = wide.open("verdict", run="brand-new")
 
-    # Then
-    assert page.get_by_test_id("headline").count() == 1
-    shutil.rmtree(runs / "brand-new")
+        # Then
+        assert page.get_by_test_id("headline").count() == 1
+    finally:
+        shutil.rmtree(folder)
 
 
 def shown_part(page: Any) -> str:
     """What the sentence below the lanes says."""
-    return str(page.locator(".bs-sub", has_text="Drag over a part").inner_text())
+    return str(page.locator(".bs-sub", has_text="Drag over a part").last.inner_text())
 
 
 def test_a_step_is_looked_into_by_keyboard_and_by_a_drag(wide: Watched) -> None:
@@ -287,7 +208,7 @@ def test_a_step_is_looked_into_by_keyboard_and_by_a_drag(wide: Watched) -> None:
     assert "of it are shown" not in whole
 
     # When
-    page.locator(".st-key-detail-Zoom-in button").focus()
+    tab_to(page, "e.closest('.st-key-detail-Zoom-in')")
     page.keyboard.press("Enter")
     page.locator(".bs-sub", has_text="of it are shown").wait_for(timeout=WAIT_MS)
 
@@ -345,22 +266,149 @@ def test_the_raw_trace_goes_to_perfetto_on_a_click_and_not_before(
     size = perfetto.evaluate("window.got.perfetto.buffer.byteLength")
     title = perfetto.evaluate("window.got.perfetto.title")
     assert size in [file.stat().st_size for file in runs.glob(f"slow/rank-*/{title}")]
+    perfetto.close()
+    wide.context.unroute_all()
 
 
-def test_a_run_that_goes_on_is_provisional_and_turns_into_the_finished_one(
-    wide: Watched, runs: Path
+def test_the_whole_run_is_zoomed_into_by_a_drag_and_by_keyboard_in_all_rows(
+    wide: Watched,
 ) -> None:
-    # Given: a recorded run whose launcher, this process, is still at work
-    folder = runs / "live"
-    finished = running_copy(runs / "slow", folder)
+    # Given
+    page = wide.open("timeline", run="slow")
+    whole = ranges(page)
+    assert len(whole) > 1
+    assert len(set(whole)) == 1
+
+    # When
+    figure = page.locator(".js-plotly-plot").first
+    box = figure.locator(".draglayer .xy .drag").first.bounding_box()
+    left, top = box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"]
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 0.5 * box["width"], top + 4, steps=4)
+    page.mouse.up()
+    page.locator(".bs-sub", has_text=" of ").filter(has_text=" to ").first.wait_for(timeout=WAIT_MS)
+    wide.settle()
+
+    # Then: a half of the run, from a fifth on
+    (part,) = set(ranges(page))
+    length = whole[0][1]
+    assert part == pytest.approx((0.2 * length, 0.7 * length), abs=0.02 * length)
+    tab_to(page, "e.closest('.st-key-timeline-Zoom-in')")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"() => {FIRST_RANGE}[0] > {part[0] + 0.01 * length}", timeout=WAIT_MS)
+    wide.settle()
+    (closer,) = set(ranges(page))
+    assert closer == pytest.approx((0.325 * length, 0.575 * length), abs=0.02 * length)
+    page.locator(".st-key-timeline-Whole-run button").click()
+    page.wait_for_function(f"() => {FIRST_RANGE}[0] === 0", timeout=WAIT_MS)
+    assert ranges(page) == whole
+    assert wide.errors == []
+
+
+FIRST_RANGE = "document.querySelector('.js-plotly-plot').layout.xaxis.range"
+
+
+def ranges(page: Any) -> list[tuple[float, float]]:
+    """What each row of the first figure shows."""
+    found = page.evaluate(
+        """() => {
+          const layout = document.querySelector('.js-plotly-plot')._fullLayout;
+          return Object.keys(layout).filter(key => /^xaxis/.test(key))
+            .map(key => Array.from(layout[key].range));
+        }"""
+    )
+    return [(float(low), float(high)) for low, high in found]
+
+
+def test_a_frame_of_the_flame_graph_is_zoomed_to_by_keyboard(wide: Watched) -> None:
+    # Given
+    page = wide.open("stacks", run="slow")
+    level = "document.querySelector('.js-plotly-plot').data[0].level"
+    assert page.evaluate(level) in (None, "root")
+
+    # When
+    tab_to(page, "e.closest('.st-key-zoom-to')")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+
+    # Then
+    page.wait_for_function(f"() => ![undefined, null, 'root'].includes({level})", timeout=WAIT_MS)
+    assert wide.errors == []
+
+
+def test_the_address_leads_to_the_same_rank_and_step(wide: Watched) -> None:
+    page = wide.open("timeline", run="two-ranks", rank="1", step="7")
+
+    assert page.locator("[data-testid=stSelectbox] input").first.input_value() == "1"
+    assert page.locator(".st-key-step-of-detail input").input_value() == "7"
+    assert "rank=1" in page.url
+    assert "step=7" in page.url
+    page = wide.open("timeline", run="two-ranks", rank="9" * 5_000, step="9" * 5_000)
+    assert wide.flaws() == []
+
+
+def test_every_page_of_a_run_that_goes_on_says_that_it_is_provisional(
+    wide: Watched, live: Path
+) -> None:
+    for name in ("verdict", "timeline", "ops", "stacks", "ranks", "memory"):
+        page = wide.open(name, run="live")
+
+        assert "these figures are provisional" in page.locator("[data-testid=stMain]").inner_text()
+        assert page.locator("[data-testid=stException]").count() == 0
+
+
+@pytest.fixture
+def live(runs: Path) -> Iterator[Path]:
+    """A run of 60 steps whose launcher, this process, is still at work."""
+    folder = write_run(runs / "live", steps(0, 60), **going_on())
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_figures_follow_a_run_that_goes_on_until_it_ends(wide: Watched, live: Path) -> None:
+    # Given
     page = wide.open("verdict", run="live")
+    assert wide.facts()["steps"] == "60"
     assert "provisional" in page.locator(".bs-card").first.inner_text()
 
     # When
-    write_manifest(folder, finished)
+    append(live / "rank-0-7", steps(60, 40))
 
-    # Then
+    # Then: 100 steps, and once it has ended a verdict that is not provisional
+    page.locator(".bs-fact b", has_text="100").first.wait_for(timeout=WAIT_MS)
+    assert "provisional" in page.locator(".bs-card").first.inner_text()
+    write_manifest(live, manifest("live"))
     page.locator(".bs-card", has_text="finished").first.wait_for(timeout=WAIT_MS)
+    wide.settle()
     assert "provisional" not in page.locator("[data-testid=stMain]").inner_text()
     assert page.locator("[data-testid=stException]").count() == 0
-    shutil.rmtree(folder)
+
+
+def test_a_run_that_vanishes_while_it_is_looked_at_is_a_sentence(wide: Watched, live: Path) -> None:
+    # Given
+    page = wide.open("timeline", run="live")
+
+    # When
+    shutil.rmtree(live)
+
+    # Then
+    page.locator(".bs-note", has_text="no-manifest").first.wait_for(timeout=WAIT_MS)
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_the_list_follows_a_run_that_goes_on_until_it_ends(wide: Watched, live: Path) -> None:
+    # Given
+    page = wide.open("runs")
+    card = page.locator("[data-testid=stVerticalBlock]", has_text="Running since")
+    card.first.wait_for(timeout=WAIT_MS)
+
+    # When
+    write_manifest(live, manifest("live"))
+
+    # Then
+    page.wait_for_function(
+        "() => !document.body.innerText.includes('Running since')", timeout=WAIT_MS
+    )
+    assert page.locator("[data-testid=stException]").count() == 0

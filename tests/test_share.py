@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("streamlit")
 
 from boundscope.dashboard import upload
+from boundscope.profiler.bundle import layout
 from boundscope.profiler.bundle.reading import open_bundle
 from boundscope.profiler.bundle.writing import make_bundle
+from boundscope.profiler.digest.make import window_of
 from boundscope.profiler.errors import BoundscopeError
-from boundscope.profiler.library import PATHS_VARIABLE, find_sources, list_entries
+from boundscope.profiler.library import (
+    PATHS_VARIABLE,
+    Source,
+    find_sources,
+    list_entries,
+    open_rank,
+)
+from boundscope.profiler.timeline import Timeline, build_timeline
 
 from .bundle_material import TRAINING, record
-
-CHROMIUM = os.environ.get("BOUNDSCOPE_CHROMIUM") or shutil.which("chromium") or ""
-WAIT_MS = 60_000
-OVERFLOWING = """() => {
-  const right = document.querySelector('[data-testid=stMain]').getBoundingClientRect().right + 1;
-  return [...document.querySelectorAll('[data-testid=stMain] .bs, [data-testid=stMain] button')]
-    .filter(e => e.getClientRects().length && e.getBoundingClientRect().right > right)
-    .map(e => e.outerHTML.slice(0, 120));
-}"""
+from .dashboard_browser import WAIT_MS, Watched, served, started_chromium  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +70,86 @@ def test_a_bundle_is_listed_like_the_run_that_it_is_of(runs: Path) -> None:
     assert bad.status == "unreadable"
 
 
-@pytest.mark.parametrize("view", ["verdict", "timeline", "ops", "stacks", "ranks", "memory"])
-def test_every_page_shows_a_bundle(runs: Path, monkeypatch: pytest.MonkeyPatch, view: str) -> None:
-    shown = app(runs, monkeypatch, view, run="sent.boundscope.zip")
+EXPECTED = {
+    "verdict": "Where the step time goes",
+    "timeline": "Raw trace window, for Perfetto",
+    "ops": "All ops by their own time",
+    "stacks": "samples. Orange",
+    "ranks": "Where the time of each rank goes",
+    "memory": "Host memory of the job",
+}
+"""What is on each page of a bundle, as it is on that of its run."""
+
+
+@pytest.mark.parametrize("view", EXPECTED)
+@pytest.mark.parametrize("run", ["slow", "sent.boundscope.zip"], ids=["run", "bundle"])
+def test_every_page_shows_a_bundle_as_it_shows_the_run(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, view: str, run: str
+) -> None:
+    shown = app(runs, monkeypatch, view, run=run)
 
     assert not shown.exception
-    assert "bs-note" not in texts(shown) or "error" not in texts(shown)
+    said = texts(shown) + "".join(toggle.label for toggle in shown.toggle)
+    assert EXPECTED[view] in said
+    assert "This page cannot be shown" not in said
+    if view == "timeline":
+        assert "No trace window covers this step" not in said
+        assert lanes_of(shown) >= 2
+
+
+def lanes_of(shown: Any) -> int:
+    """How many names of lanes stand in the figure of a step."""
+    figure = json.loads(shown.get("plotly_chart")[-1].proto.spec)
+    return len(figure["layout"]["annotations"])
+
+
+def test_the_trace_window_of_a_bundle_gives_the_tables_that_the_runs_gives(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given
+    monkeypatch.setenv("BOUNDSCOPE_CACHE", str(tmp_path))
+    sources = {source.key: source for source in find_sources([runs])}
+    line = timeline_of(sources["slow"])
+    step = int(np.flatnonzero(line.profiled)[-1])
+    span = int(line.start_ns[step]), int(line.end_ns[step])
+
+    # When
+    of_run = window_of(sources["slow"], 1, line, span)
+    of_bundle = window_of(sources["sent.boundscope.zip"], 1, line, span)
+
+    # Then
+    assert of_run is not None
+    assert of_bundle is not None
+    assert of_bundle[0].tables == of_run[0].tables
+    assert [lane.what for lane in of_bundle[0].lanes.lanes] == [
+        lane.what for lane in of_run[0].lanes.lanes
+    ]
+
+
+def timeline_of(source: Source) -> Timeline:
+    data = open_rank(source, 0)
+    assert data is not None
+    line = build_timeline(data)
+    assert line is not None
+    return line
+
+
+def test_the_name_of_a_bundle_is_text_and_no_label_of_a_button(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given
+    name = "![x](http:a.invalid) **b** [l](http:a.invalid).boundscope.zip"
+    shutil.copy(runs / "sent.boundscope.zip", tmp_path / name)
+
+    # When
+    shown = app(tmp_path, monkeypatch, "share", run=name)
+
+    # Then
+    assert not shown.exception
+    labels = [button.proto.label for button in shown.get("download_button")]
+    assert labels
+    assert not any("invalid" in label for label in labels)
+    assert "[l](http:a.invalid)" in texts(shown)
 
 
 def test_a_bad_bundle_is_an_error_with_a_hint(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,14 +198,17 @@ def test_a_dropped_bundle_is_kept_under_a_harmless_name(runs: Path) -> None:
         ("x.boundscope.zip", b"PK\x03\x04" + bytes(100)),
         ("x.json", b'{"a": 1}'),
         ("x.json.gz", b"\x1f\x8b" + bytes(100)),
-        ("x.json", b'{"traceEvents":[' + b"{}," * 10_100_000),
-        ("x.json", bytes(201_000_000)),
+        ("x.json", b'{"traceEvents":[' + b"{}," * 1_100),
+        ("x.json", bytes(1_000_001)),
     ],
     ids=["zip", "other-json", "bad-gzip", "too-many-events", "too-large"],
 )
 def test_a_dropped_file_that_is_no_run_is_a_sentence_and_is_not_kept(
-    name: str, data: bytes
+    monkeypatch: pytest.MonkeyPatch, name: str, data: bytes
 ) -> None:
+    # Given: limits that a small file is beyond
+    monkeypatch.setattr(upload, "MAX_MEGABYTES", 1)
+    monkeypatch.setattr(layout, "MAX_BRACES", 1_000)
     before = upload.stored_sources()
 
     with pytest.raises(BoundscopeError) as caught:
@@ -152,49 +223,17 @@ def test_a_dropped_file_that_is_no_run_is_a_sentence_and_is_not_kept(
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "boundscope", "dashboard", str(runs), "--no-open"]
-    child = subprocess.Popen([*command, "--port", str(port)], cwd=runs.parent)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            assert child.poll() is None, "the dashboard ended"
-            try:
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+    with served(runs, runs.parent / "cache") as url:
         yield url
-    finally:
-        child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 0
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_the_bundle_is_downloaded_from_the_page(
     chromium: Any, address: str, tmp_path: Path, width: int, theme: str
 ) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{address}/share?run=slow")
+    watched = Watched(chromium, address, width, theme)
+    page = watched.open("share", run="slow")
     button = page.locator("[data-testid=stDownloadButton] button")
-    button.wait_for(timeout=WAIT_MS)
 
     # When
     with page.expect_download(timeout=WAIT_MS) as waiting:
@@ -205,17 +244,15 @@ def test_the_bundle_is_downloaded_from_the_page(
     # Then
     assert path.name == "slow.boundscope.zip"
     assert open_bundle(path).manifest.same_from_data is True
-    assert page.locator("[data-testid=stException]").count() == 0
-    assert page.evaluate(OVERFLOWING) == []
-    assert errors == []
-    context.close()
+    assert watched.flaws() == []
+    watched.close()
 
 
 def test_a_bundle_is_dropped_on_the_page_and_opened(
     chromium: Any, address: str, runs: Path
 ) -> None:
-    page = chromium.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.goto(address)
+    watched = Watched(chromium, address, 1280)
+    page = watched.open("runs")
     page.get_by_text("Open a bundle or a trace that somebody sent").click(timeout=WAIT_MS)
 
     # When
@@ -228,4 +265,24 @@ def test_a_bundle_is_dropped_on_the_page_and_opened(
     said = open_bundle(runs / "sent.boundscope.zip").diagnosis.verdict.headline
     assert headline.inner_text() == said
     assert "run=uploaded" in page.url
-    page.context.close()
+    watched.close()
+
+
+def test_a_file_beyond_the_limit_is_refused_before_it_is_sent(
+    chromium: Any, address: str, tmp_path: Path
+) -> None:
+    # Given: a file of over 200 MiB that takes no room on the disk
+    file = tmp_path / "huge.json"
+    with file.open("wb") as made:
+        made.truncate(201 << 20)
+    watched = Watched(chromium, address, 1280)
+    page = watched.open("runs")
+    page.get_by_text("Open a bundle or a trace that somebody sent").click(timeout=WAIT_MS)
+
+    # When
+    page.locator("input[type=file]").set_input_files(str(file))
+
+    # Then
+    page.get_by_text("or smaller").first.wait_for(timeout=WAIT_MS)
+    assert page.locator("[data-testid=stMain] a", has_text="Open huge-").count() == 0
+    watched.close()

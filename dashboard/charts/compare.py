@@ -8,11 +8,13 @@ import plotly.graph_objects as go
 
 from ...profiler.compare import Comparison, OpChange
 from ...profiler.report.colours import slot_colours
-from ...profiler.text import digits
+from ...profiler.text import digits, short_name
 from .base import figure, grid_colour, ink, short
 
 ROW = 34
 OP_ROW = 26
+LABEL_CHARACTERS = 20
+"""What leaves half of a telephone's width for the bars."""
 MIN_CHANGE_SHARE = 0.002
 """Slots that changed by less, share of the longer step, are left out of the figure."""
 
@@ -62,7 +64,7 @@ def waterfall(found: Comparison, *, dark: bool) -> go.Figure:
 
 
 def moved_ops(ops: Sequence[OpChange], *, dark: bool) -> go.Figure:
-    """Return the ops whose time a step changed, the largest change on top."""
+    """Return the ops or kernels whose time a step changed, the largest change on top."""
     made = figure(70 + OP_ROW * len(ops))
     changes = [op.change_ms for op in ops]
     made.add_bar(
@@ -89,10 +91,16 @@ def moved_ops(ops: Sequence[OpChange], *, dark: bool) -> go.Figure:
     made.update_yaxes(
         autorange="reversed",
         tickvals=list(range(len(ops))),
-        ticktext=[short(op.name, 20) for op in ops],
+        ticktext=[short(_label(op.name), LABEL_CHARACTERS) for op in ops],
         fixedrange=True,
     )
     return made
+
+
+def _label(name: str) -> str:
+    """A name without its arguments, and without its namespaces where there is no room for them."""
+    text = short_name(name)
+    return text if len(text) <= LABEL_CHARACTERS else text.rpartition("::")[2] or text
 
 
 def signed_ms(value: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 
 import plotly.graph_objects as go
 
@@ -14,6 +16,10 @@ from .base import figure, plain
 ROW = 22
 MIN_HEIGHT = 240
 MAX_ROWS = 60
+ROOT = "root"
+MAX_NAMED = 80
+"""Boxes that a list offers to zoom to: more are not read through."""
+INDENT, MAX_INDENT = "\N{FIGURE SPACE}", 12
 
 USER = ("#f0a04b", "#c96a12")  # the user's own code: dark, light background
 LIBRARY = ("#4a5a70", "#b9c6d6")
@@ -21,10 +27,39 @@ FOUND = "#d1495b"
 PALE = ("#2a313c", "#e6e9ee")
 
 
-def flame(root: Node, search: str, *, dark: bool) -> tuple[go.Figure, float]:
-    """Return the figure, and the share of samples in frames that match `search`."""
+def boxes(root: Node, most: int = MAX_NAMED) -> list[tuple[str, str]]:
+    """Return (id, words) of the widest boxes below the root, callers before what they call.
+
+    The words are text, not escaped, and no two boxes have the same.
+    """
+    found: list[tuple[int, str, str]] = []
+
+    def walk(node: Node, own: str, depth: int) -> None:
+        for child in _wide_children(node, root):
+            key = _key(own, child)
+            share = percent(child.count / root.count)
+            place = f" · {os.path.basename(child.file)}:{child.line}" if child.file else ""
+            indent = INDENT * min(depth, MAX_INDENT)
+            found.append((child.count, key, f"{indent}{child.function}{place} · {share}"))
+            walk(child, key, depth + 1)
+
+    walk(root, ROOT, 0)
+    least = sorted((count for count, _, _ in found), reverse=True)[:most][-1:] or [0]
+    named = [(key, words) for count, key, words in found if count >= least[0]][:most]
+    times = Counter[str]()
+    for place, (key, words) in enumerate(named):
+        times[words] += 1
+        named[place] = (key, words if times[words] == 1 else f"{words} ({times[words]})")
+    return named
+
+
+def flame(root: Node, search: str, *, dark: bool, zoom: str = "") -> tuple[go.Figure, float]:
+    """Return the figure, and the share of samples in frames that match `search`.
+
+    `zoom` is the id of the box that is shown over the whole width.
+    """
     columns = _Columns(root, search.lower(), dark=dark)
-    columns.walk(root, "", 0, matched=False)
+    columns.walk(root, "", ROOT, 0, matched=False)
     rows = min(columns.depth, MAX_ROWS) + 2
     made = figure(max(MIN_HEIGHT, rows * ROW))
     made.add_trace(
@@ -43,12 +78,25 @@ def flame(root: Node, search: str, *, dark: bool) -> tuple[go.Figure, float]:
             textfont={"size": 12, "color": [text_on(colour) for colour in columns.colours]},
             leaf={"opacity": 1},
             sort=False,
+            level=zoom if zoom in columns.ids else None,
         )
     )
     made.update_layout(
         margin={"l": 0, "r": 0, "t": 4, "b": 0}, uniformtext={"minsize": 10, "mode": "hide"}
     )
     return made, columns.found / root.count if root.count else 0.0
+
+
+def _wide_children(node: Node, root: Node) -> list[Node]:
+    """Return what is called from a frame and wide enough to be seen, widest first."""
+    least = root.count * MIN_SHARE
+    return sorted((c for c in node.children.values() if c.count >= least), key=lambda c: -c.count)
+
+
+def _key(parent: str, node: Node) -> str:
+    """Return the id of a box: the same while a run goes on and more samples come in."""
+    text = f"{parent}|{node.function}|{node.file}|{node.line}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class _Columns:
@@ -67,9 +115,8 @@ class _Columns:
         self._search = search
         self._side = 0 if dark else 1
 
-    def walk(self, node: Node, parent: str, depth: int, *, matched: bool) -> None:
+    def walk(self, node: Node, parent: str, own: str, depth: int, *, matched: bool) -> None:
         """Add a node and what is below it."""
-        own = f"{len(self.ids)}"
         hit = bool(self._search) and self._search in f"{node.function} {node.file}".lower()
         if hit and not matched:
             self.found += node.count
@@ -80,9 +127,8 @@ class _Columns:
         self.colours.append(self._colour(node, hit))
         self.texts.append(self._text(node))
         self.depth = max(self.depth, depth)
-        for child in sorted(node.children.values(), key=lambda c: -c.count):
-            if child.count >= self._root.count * MIN_SHARE:
-                self.walk(child, own, depth + 1, matched=matched or hit)
+        for child in _wide_children(node, self._root):
+            self.walk(child, own, _key(own, child), depth + 1, matched=matched or hit)
 
     def _colour(self, node: Node, hit: bool) -> str:
         if hit:

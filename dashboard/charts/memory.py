@@ -34,7 +34,7 @@ def memory(
             y=y,
             mode="lines",
             name=short(line.label, 24),
-            line={"color": LINE_COLOURS[number], "width": 1.8},
+            line={"color": LINE_COLOURS[0 if dark else 1][number], "width": 1.8},
             customdata=[short(line.label, 24)] * len(x),
             hovertemplate="%{customdata}: %{y:.3~s}B<br>%{x:.1f} s<extra></extra>",
         )

@@ -12,7 +12,7 @@ from ...profiler.report.colours import slot_colours
 from ...profiler.tables.metrics import Panel
 from ...profiler.tables.steps import StepSeries
 from ...profiler.text import milliseconds
-from .base import grid_colour, ink, short, thin, thinned
+from .base import Float, grid_colour, ink, short, thin, thinned
 
 STEPS_HEIGHT = 300
 PANEL_HEIGHT = 118
@@ -20,8 +20,13 @@ PANEL_GAP = 46
 LEGEND_CHARACTERS = 44
 """What fits over a panel on a telephone."""
 
-LINE_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Tol's bright scheme, safe for the colour-blind: metrics are no slots and have other colours."""
+LINE_COLOURS = (
+    ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb"),
+    ("#5f6fd6", "#f2484f", "#296718", "#c4850c", "#3286b4", "#9b0f76", "#939393"),
+)
+"""On a dark background Tol's bright scheme, safe for the colour-blind: metrics are no slots and
+have other colours. On a light one the same hues darker, found as the slots' were: a contrast of
+3:1, and the greatest smallest distance as the three kinds of sight see them."""
 
 LINE_DASHES = ("solid", "dot")
 BAND_SLOTS = {"evaluation": "evaluation", "checkpoint": "storage"}
@@ -46,8 +51,18 @@ UNITS = {
 }
 
 
-def timeline(series: StepSeries, panels: Sequence[Panel], *, dark: bool) -> go.Figure:
-    """Return the figure: zooming one row zooms all."""
+def timeline(
+    series: StepSeries,
+    panels: Sequence[Panel],
+    *,
+    dark: bool,
+    span_s: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Return the figure of `span_s`, or of the whole run: all rows show the same stretch.
+
+    A drag over any row marks a stretch. What is drawn is thinned within the stretch alone: a part
+    shows what the whole has no room for.
+    """
     rows = 1 + len(panels)
     height = STEPS_HEIGHT + len(panels) * (PANEL_HEIGHT + PANEL_GAP)
     made = make_subplots(
@@ -58,14 +73,19 @@ def timeline(series: StepSeries, panels: Sequence[Panel], *, dark: bool) -> go.F
         row_heights=[STEPS_HEIGHT, *[PANEL_HEIGHT] * len(panels)],
     )
     _frame(made, height + 40, dark=dark)
-    _steps(made, series, dark=dark)
-    end = max(_last(series), *(_panel_end(panel) for panel in panels)) if panels else _last(series)
-    _bands(made, series, end, rows, dark=dark)
+    span = span_s or (0.0, end_s(series, panels))
+    _steps(made, series, span, dark=dark)
+    _bands(made, series, span, rows, dark=dark)
     for number, panel in enumerate(panels):
-        _panel(made, panel, number + 2)
-    made.update_xaxes(range=[0, end])
+        _panel(made, panel, number + 2, span, dark=dark)
+    made.update_xaxes(range=list(span))
     made.update_xaxes(title_text="seconds since the start", row=rows, col=1)
     return made
+
+
+def end_s(series: StepSeries, panels: Sequence[Panel]) -> float:
+    """Return when the last of what is drawn ends, s since the start of the run."""
+    return max([_last(series), *(_panel_end(panel) for panel in panels)])
 
 
 def _frame(made: go.Figure, height: int, *, dark: bool) -> None:
@@ -74,11 +94,12 @@ def _frame(made: go.Figure, height: int, *, dark: bool) -> None:
         margin={"l": 8, "r": 8, "t": 26, "b": 8},
         showlegend=False,
         hovermode="closest",
-        dragmode="zoom",
+        dragmode="select",
+        selectdirection="h",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    made.update_xaxes(gridcolor=grid_colour(dark=dark), zeroline=False)
+    made.update_xaxes(gridcolor=grid_colour(dark=dark), zeroline=False, fixedrange=True)
     made.update_yaxes(
         gridcolor=grid_colour(dark=dark), zeroline=False, rangemode="tozero", fixedrange=True
     )
@@ -94,8 +115,17 @@ def _panel_end(panel: Panel) -> float:
     return max(float(line.time_s[-1]) for line in panel.lines)
 
 
-def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
-    shown = thinned(series.duration_ms, MAX_STEPS)
+def _within(begin_s: Float, end_s: Float, span: tuple[float, float]) -> slice:
+    """What lies in the stretch, with a neighbour on either side, which a line leads to."""
+    low = int(np.searchsorted(end_s, span[0], side="left"))
+    high = int(np.searchsorted(begin_s, span[1], side="right"))
+    return slice(max(0, low - 1), high + 1)
+
+
+def _steps(made: go.Figure, series: StepSeries, span: tuple[float, float], *, dark: bool) -> None:
+    part = _within(series.start_s, series.start_s + series.duration_ms * 1e-3, span)
+    seen = np.arange(len(series))[part]
+    shown = seen[thinned(series.duration_ms[part], MAX_STEPS)]
     made.add_scatter(
         x=series.start_s[shown],
         y=series.duration_ms[shown],
@@ -107,7 +137,7 @@ def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
         row=1,
         col=1,
     )
-    marked = np.flatnonzero(series.outlier)
+    marked = seen[series.outlier[part]]
     if len(marked):
         marked = marked[thinned(series.duration_ms[marked], MAX_MARKS)]
         made.add_scatter(
@@ -128,8 +158,9 @@ def _steps(made: go.Figure, series: StepSeries, *, dark: bool) -> None:
         col=1,
     )
     _title(made, 1, f"<b>Step time</b>, ms · median {milliseconds(series.median_ms)}")
-    steady = series.duration_ms[series.steady]
-    top = float(np.max(steady)) if len(steady) else float(np.max(series.duration_ms))
+    steady = series.duration_ms[part][series.steady[part]]
+    known = steady if len(steady) else series.duration_ms[part]
+    top = float(np.max(known))
     made.update_yaxes(range=[0, top * 1.1], row=1, col=1)
 
 
@@ -149,14 +180,19 @@ def _title(made: go.Figure, row: int, text: str) -> None:
     )
 
 
-def _bands(made: go.Figure, series: StepSeries, end: float, rows: int, *, dark: bool) -> None:
+def _bands(
+    made: go.Figure, series: StepSeries, span: tuple[float, float], rows: int, *, dark: bool
+) -> None:
     """Shade start-up, evaluation and checkpoints over all rows."""
     colours = slot_colours(dark=dark)
+    least = (span[1] - span[0]) * MIN_BAND_SHARE
     for band in series.bands:
+        if band.end_s < span[0] - least or band.start_s > span[1]:
+            continue
         slot = BAND_SLOTS.get(band.what)
         colour = colours[slot] if slot else ink(dark=dark)
         opacity = PLAIN_BANDS.get(band.what, BAND_OPACITY)
-        width = max(band.end_s - band.start_s, end * MIN_BAND_SHARE)
+        width = max(band.end_s - band.start_s, least)
         made.add_shape(
             type="rect",
             x0=band.start_s,
@@ -172,13 +208,17 @@ def _bands(made: go.Figure, series: StepSeries, end: float, rows: int, *, dark: 
         )
 
 
-def _panel(made: go.Figure, panel: Panel, row: int) -> None:
+def _panel(
+    made: go.Figure, panel: Panel, row: int, span: tuple[float, float], *, dark: bool
+) -> None:
+    colours = LINE_COLOURS[0 if dark else 1]
     form, suffix = UNITS[panel.unit]
     names: list[str] = []
     room = LEGEND_CHARACTERS
     for number, line in enumerate(panel.lines):
-        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        x, y = thin(line.time_s, line.value)
+        colour = colours[number % len(colours)]
+        part = _within(line.time_s, line.time_s, span)
+        x, y = thin(line.time_s[part], line.value[part])
         made.add_scatter(
             x=x,
             y=y,
@@ -186,7 +226,7 @@ def _panel(made: go.Figure, panel: Panel, row: int) -> None:
             line={
                 "color": colour,
                 "width": 1.5,
-                "dash": LINE_DASHES[number // len(LINE_COLOURS) % len(LINE_DASHES)],
+                "dash": LINE_DASHES[number // len(colours) % len(LINE_DASHES)],
             },
             hovertemplate=f"%{{customdata}}: %{{y:.3{form or '~g'}}}{suffix}"
             "<br>%{x:.1f} s<extra></extra>",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from ...profiler import library
 from ...profiler.compare import Comparison, signed
 from ...profiler.digest.make import comparison
 from ...profiler.errors import UnusableData
 from ...profiler.library import Entry, Source
 from ...profiler.text import milliseconds
-from .. import markup, state
+from .. import markup, state, tables
 from ..charts.compare import moved_ops, signed_ms, waterfall
 
 MAX_OPS = 10
@@ -17,7 +18,7 @@ MAX_OPS = 10
 
 def _view(source: Source) -> None:
     state.html(markup.title("Compare", "What changed from one run to the other"))
-    rows = [row for row in state.entries() if row.status != "unreadable"]
+    rows = _rows(source)
     if len(rows) < 2:
         state.html(markup.empty("There is nothing to compare with.", "Record a second run."))
         return
@@ -35,6 +36,14 @@ def _view(source: Source) -> None:
 
 
 page = state.page_of_run(_view)
+
+
+def _rows(source: Source) -> list[Entry]:
+    """Return what can be compared, the source among it; raises what makes it unreadable."""
+    rows = state.entries(source.key)
+    if all(row.source.key != source.key or row.status == "unreadable" for row in rows):
+        library.check(source)
+    return [row for row in rows if row.status != "unreadable"]
 
 
 def _choose(rows: list[Entry], source: Source) -> tuple[Source, Source]:
@@ -55,7 +64,7 @@ def _choose(rows: list[Entry], source: Source) -> tuple[Source, Source]:
 
 def _before(rows: list[Entry], source: Source) -> str:
     """Return the run of the same name before, else any other; rows come newest first."""
-    place = next(index for index, row in enumerate(rows) if row.source.key == source.key)
+    place = [row.source.key for row in rows].index(source.key)
     name = rows[place].name
     older = [row for row in rows[place + 1 :] if row.name == name]
     others = older or rows[place + 1 :] or rows[:place]
@@ -77,6 +86,9 @@ def _show(found: Comparison) -> None:
     if found.ops:
         state.html(markup.heading("Ops that moved most"))
         state.charts(moved_ops(found.ops[:MAX_OPS], dark=dark), "moved-ops")
+    if found.kernels:
+        state.html(markup.heading("Kernels that moved most"))
+        state.charts(moved_ops(found.kernels[:MAX_OPS], dark=dark), "moved-kernels")
     _tables(found)
 
 
@@ -119,7 +131,7 @@ def _tables(found: Comparison) -> None:
             }
             for slot in found.slots
         ]
-        st.dataframe(slots, hide_index=True)
+        tables.shown(slots)
     state.html(markup.heading("Differences of the environment"))
     if not found.environment:
         state.html(markup.paragraph("None were recorded."))

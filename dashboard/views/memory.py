@@ -16,7 +16,7 @@ from ...profiler.tables.memory import (
     host_memory,
 )
 from ...profiler.text import duration, plural, scaled
-from .. import live, markup, state
+from .. import live, markup, state, tables
 from ..charts.memory import memory
 
 NOTEWORTHY_GROWTH = 0.05
@@ -105,7 +105,7 @@ def _peak(peak: Peak) -> None:
     ]
     share = st.column_config.ProgressColumn(format="%.0f %%", max_value=100)
     state.html(markup.heading("What was live at the peak"))
-    st.dataframe(rows, hide_index=True, column_config={"share": share}, placeholder="")
+    tables.shown(rows, column_config={"share": share}, placeholder="")
 
 
 def _line(label: str, time_s: list[float], values: list[int]) -> MemorySeries:

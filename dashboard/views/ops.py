@@ -7,13 +7,23 @@ import streamlit as st
 from ...profiler.digest.job import RankOps
 from ...profiler.digest.window import Tables
 from ...profiler.library import Source
-from ...profiler.tables.ops import OpRow
+from ...profiler.tables.ops import OpRow, slot_shares
 from ...profiler.text import digits, percent, scaled
-from .. import markup, state
+from .. import live, markup, state, tables
 from ..charts.roofline import roofline
+
+MAX_OPS_NAMED = 3
+"""Of the ops that launch a kernel."""
 
 
 def _view(source: Source) -> None:
+    live.watch(source, _body)
+
+
+page = state.page_of_run(_view)
+
+
+def _body(source: Source) -> None:
     state.html(markup.title("Ops", state.name_of(source)))
     ranks = {ops.rank: ops for ops in state.job(source).ops}
     if not ranks:
@@ -26,9 +36,6 @@ def _view(source: Source) -> None:
     _of_window(source, ops.rank)
 
 
-page = state.page_of_run(_view)
-
-
 def _roofline(ops: RankOps) -> None:
     dark = state.is_dark()
     state.html(markup.heading("Roofline"))
@@ -37,10 +44,7 @@ def _roofline(ops: RankOps) -> None:
         state.html(markup.empty("No op has known work.", "The trace was recorded without shapes."))
         return
     state.charts(made, "roofline", bar=True)
-    slots: dict[str, float] = {}
-    for row in ops.rows:
-        slots[row.slot] = slots.get(row.slot, 0.0) + row.share
-    state.html(markup.legend(slots, dark=dark))
+    state.html(markup.legend(slot_shares(ops.rows), dark=dark))
     words = "One bubble an op with its shapes, its area the time it takes."
     if not ops.roofs:
         words += " This machine's roofs are not known: boundscope calibrate measures them."
@@ -69,9 +73,7 @@ def _table(ops: RankOps) -> None:
         "GB/s": st.column_config.NumberColumn(format="%.4g"),
         "FLOP/byte": st.column_config.NumberColumn(format="%.3g"),
     }
-    st.dataframe(
-        [_cells(row) for row in shown], hide_index=True, column_config=config, placeholder=""
-    )
+    tables.shown([_cells(row) for row in shown], column_config=config, placeholder="")
     if len(ops.rows) < ops.ops and not wanted:
         state.html(markup.paragraph(f"The {len(ops.rows):,} longest of {ops.ops:,}."))
 
@@ -80,7 +82,10 @@ def _of_window(source: Source, rank: int) -> None:
     window = state.first_window(source, rank)
     if window is None:
         return
+    _kernels(window.tables)
     _tensor_cores(window.tables)
+    _queues(window.tables)
+    _outliers(window.tables)
     _rows(
         "Copies",
         [
@@ -113,6 +118,23 @@ def _of_window(source: Source, rank: int) -> None:
         "Over the trace window. A wait that keeps the device busy costs nothing.",
     )
     _rows(
+        "Ops on host and device",
+        [
+            {
+                "op": row.name,
+                "shapes": row.dims,
+                "calls": row.calls,
+                "host, ms": round(row.total_host_ms, 3),
+                "host itself, ms": round(row.self_host_ms, 3),
+                "device, ms": round(row.total_device_ms, 3),
+                "device itself, ms": round(row.self_device_ms, 3),
+            }
+            for row in window.tables.ops
+        ],
+        "Over the trace window. Device time is that of the work that the op launches; an op inside "
+        "one of its own name counts once.",
+    )
+    _rows(
         "By module",
         [
             {
@@ -126,6 +148,82 @@ def _of_window(source: Source, rank: int) -> None:
         ],
         "Over the trace window. Backward runs outside of every module.",
     )
+
+
+def _kernels(tables: Tables) -> None:
+    """Computing kernels by name, and what they reach of their roofs."""
+    cores = {True: "yes", False: "no", None: ""}
+    beyond = any((row.roof_share or 0.0) > 1 for row in tables.kernels)
+    words = "Over the trace window. Limited by what the shapes, or the name, tell."
+    if beyond:
+        words += (
+            " Above 100 % of the roof the kernel found its data in a cache, or did other work than "
+            "its op's shapes say, or the device is not the one of the roofs."
+        )
+    _rows(
+        "Kernels",
+        [
+            {
+                "kernel": row.name,
+                "share": percent(row.share),
+                "calls": row.calls,
+                "time, ms": round(row.total_ms, 3),
+                "mean, us": round(row.mean_us, 2),
+                "limited by": row.limiter,
+                "of roof": percent(row.roof_share) if row.roof_share is not None else "unknown",
+                "tensor cores": cores[row.tensor_cores],
+                "launched by": ", ".join(row.ops[:MAX_OPS_NAMED]),
+            }
+            for row in tables.kernels
+        ],
+        words,
+    )
+
+
+def _queues(tables: Tables) -> None:
+    """How far the host runs ahead of each device."""
+    _rows(
+        "Launch queue",
+        [
+            {
+                "device": queue.device,
+                "pieces of work": queue.work,
+                "depth, mean": round(queue.mean_depth, 2),
+                "depth, most": queue.max_depth,
+                "empty": percent(queue.empty_share),
+                "launched into an empty queue": percent(queue.starved_share),
+                "steps that drain it": percent(queue.drained_steps),
+                "delay, median us": _rounded(queue.median_delay_us),
+                "delay, p90 us": _rounded(queue.p90_delay_us),
+            }
+            for queue in tables.queues
+        ],
+        "Work launched and not finished. A deep queue hides what the host does; an empty one means "
+        "that the device waits for it.",
+    )
+
+
+def _outliers(tables: Tables) -> None:
+    """Steps far above the median, and what was longer in them."""
+    _rows(
+        "Steps far above the median",
+        [
+            {
+                "step": step.number,
+                "time, ms": round(step.duration_ms, 3),
+                "above the median, ms": round(step.excess_ms, 3),
+                "longer in it": ", ".join(
+                    f"{name} {digits(value)} ms" for name, value in step.differences
+                ),
+            }
+            for step in tables.outliers
+        ],
+        "Steps of the trace window, against the medians of all of them.",
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _tensor_cores(tables: Tables) -> None:
@@ -148,7 +246,7 @@ def _tensor_cores(tables: Tables) -> None:
 def _rows(heading: str, rows: list[dict[str, object]], words: str) -> None:
     if rows:
         state.html(markup.heading(heading))
-        st.dataframe(rows, hide_index=True)
+        tables.shown(rows)
         state.html(markup.paragraph(words))
 
 

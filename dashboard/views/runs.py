@@ -7,13 +7,16 @@ import time
 import streamlit as st
 
 from ...profiler.compare import MIN_NOISE
-from ...profiler.library import Entry
+from ...profiler.library import Entry, Source
 from ...profiler.text import duration, milliseconds, percent
 from .. import markup, state, upload
 
 PAGE_SIZE = 20
 NOTEWORTHY_CHANGE = MIN_NOISE
 """Nothing less is claimed of two runs (`compare.MIN_NOISE`)."""
+
+PERIOD_S = 3.0
+"""A list with a run that goes on is drawn anew so often: as long as the list is kept."""
 
 ALL = "every verdict"
 
@@ -28,6 +31,26 @@ def page() -> None:
         hint = "Record one with: boundscope run train.py"
         state.html(markup.empty("There are no runs here yet.", hint))
         return
+    if any(row.status == "running" for row in rows):
+        _refreshing()
+    else:
+        _list(rows)
+
+
+def _refreshing() -> None:
+    """Draw the list again and again as long as a run in it goes on."""
+
+    @st.fragment(run_every=PERIOD_S)
+    def drawn() -> None:
+        rows = state.entries()
+        if not any(row.status == "running" for row in rows):
+            st.rerun()
+        _list(rows)
+
+    drawn()
+
+
+def _list(rows: list[Entry]) -> None:
     shown = _filtered(rows)
     if not shown:
         state.html(markup.empty("No run matches.", "Change the search or the verdict above."))
@@ -64,7 +87,7 @@ def _one_screen(rows: list[Entry]) -> list[Entry]:
 
 def _compare_bar(rows: list[Entry]) -> None:
     """Offer the comparison once two runs are ticked; the older one is the base."""
-    ticked = [row for row in rows if st.session_state.get(_tick_key(row))]
+    ticked = [row for row in rows if row.source.key in _ticked()]
     pages = st.session_state.get("pages", {})
     if len(ticked) == 1:
         state.html(markup.paragraph("Tick a second run to compare the two."))
@@ -76,8 +99,23 @@ def _compare_bar(rows: list[Entry]) -> None:
         st.page_link(pages["compare"], label="Compare the two ticked runs", query_params=query)
 
 
-def _tick_key(entry: Entry) -> str:
-    return f"tick:{entry.source.key}"
+def _ticked() -> set[str]:
+    """The keys of the ticked runs; a box forgets its own tick when a search hides it."""
+    ticked: set[str] = st.session_state.setdefault("ticked", set())
+    return ticked
+
+
+def _tick_box(source: Source) -> None:
+    key = f"tick:{source.key}"
+    st.session_state.setdefault(key, source.key in _ticked())
+    st.checkbox("Compare", key=key, on_change=_note_tick, args=(source.key, key))
+
+
+def _note_tick(run: str, box: str) -> None:
+    if st.session_state[box]:
+        _ticked().add(run)
+    else:
+        _ticked().discard(run)
 
 
 def _card(entry: Entry) -> None:
@@ -91,7 +129,7 @@ def _card(entry: Entry) -> None:
                 query = {"run": entry.source.key}
                 st.page_link(pages["verdict"], label="Open", query_params=query)
             if "compare" in pages and entry.step_ms is not None:
-                st.checkbox("Compare", key=_tick_key(entry))
+                _tick_box(entry.source)
 
 
 def _summary(entry: Entry) -> str:
@@ -113,6 +151,9 @@ def _undiagnosed(entry: Entry) -> str:
     if entry.status == "trace":
         return f"A trace, written {_when(entry.started_ns)}. Open it to diagnose it."
     started = _when(entry.started_ns)
+    if entry.status == "running":
+        since = duration(round(max(0.0, time.time() - entry.started_ns * 1e-9)))
+        return f"Running since {started}, for {since}. Open it for a provisional diagnosis."
     return f"Started {started}, {entry.status}. Open it for a diagnosis."
 
 
@@ -129,6 +170,7 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("ranks", str(run.world_size)),
         ("device", ", ".join(run.devices)),
         ("status", "" if entry.status == "finished" else entry.status),
+        ("verdict by", "" if entry.is_current else "another version; opening it judges anew"),
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from ...profiler.bundle.layout import DEFAULT_MAX_BYTES, SUFFIX, BundleManifest
+from ...profiler.bundle.layout import DEFAULT_MAX_BYTES, BundleManifest
 from ...profiler.bundle.reading import open_bundle
 from ...profiler.bundle.summary import to_issue
 from ...profiler.bundle.writing import make_bundle
@@ -50,12 +50,11 @@ def _made(
     key: tuple[str, int],  # noqa: ARG001 - what the cache tells sources by
     max_bytes: int,
     keep: tuple[str, ...],
-    name: str,
 ) -> _Made:
     with tempfile.TemporaryDirectory(prefix="boundscope-") as folder:
-        target = Path(folder) / name
+        target = Path(folder)
         made = make_bundle(_source.path, target, max_bytes=max_bytes, keep=frozenset(keep))
-        return _Made(name, target.read_bytes(), made.manifest, made.markdown)
+        return _Made(made.path.name, made.path.read_bytes(), made.manifest, made.markdown)
 
 
 def _view(source: Source) -> None:
@@ -72,7 +71,7 @@ def _view(source: Source) -> None:
         if not st.button("Make the bundle", type="primary"):
             return
     st.session_state["bundle"] = key
-    _show(_made(source, (str(source.path), source.stamp), max_bytes, keep, _name(source)))
+    _show(_made(source, (str(source.path), source.stamp), max_bytes, keep))
 
 
 page = state.page_of_run(_view)
@@ -96,13 +95,6 @@ def _trace_bytes(source: Source) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _name(source: Source) -> str:
-    """Trace files are called after their host, so that their names do not leave."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in source.key)
-    stem = kept.strip(".-")[:80] if source.kind == "run" else "trace"
-    return (stem or "run") + SUFFIX
-
-
 def _as_it_is(source: Source) -> _Made:
     bundle = open_bundle(source.path)
     run = open_run(source) if bundle.manifest.kind == "run" else None
@@ -112,8 +104,10 @@ def _as_it_is(source: Source) -> _Made:
 
 def _show(made: _Made) -> None:
     manifest = made.manifest
+    # A button's label is Markdown, and the name of a file that somebody sent may be any.
+    state.html(markup.places([made.name]))
     st.download_button(
-        f"Download {made.name} ({scaled(float(len(made.data)), 'B')})",
+        f"Download ({scaled(float(len(made.data)), 'B')})",
         made.data,
         made.name,
         "application/zip",

@@ -10,14 +10,15 @@ from ...profiler.hot_lines import hot_lines
 from ...profiler.library import Source
 from ...profiler.report.places import shorten
 from ...profiler.run.load import Run
-from ...profiler.tables.flame import Which, flame_tree, phases_seen
+from ...profiler.tables.flame import HOST, Node, Which, flame_tree, phases_seen
 from ...profiler.text import percent
-from .. import markup, state
-from ..charts.flame import flame
+from .. import live, markup, state, tables
+from ..charts.flame import ROOT, boxes, flame
 
 WORDS: dict[Which, str] = {
     "all": "Everything",
     "input": "Waiting for input",
+    "host": "Host: all but waiting",
     "backward": "Backward",
     "optimizer": "Optimizer",
     "storage": "Checkpoint",
@@ -28,6 +29,13 @@ HOT_LINES = 8
 
 
 def _view(source: Source) -> None:
+    live.watch(source, _body)
+
+
+page = state.page_of_run(_view)
+
+
+def _body(source: Source) -> None:
     state.html(markup.title("Stacks", state.name_of(source)))
     run = state.run(source)
     ranks = [rank.rank for rank in run.ranks if any(phases_seen(run, rank.rank).values())]
@@ -44,17 +52,23 @@ def _view(source: Source) -> None:
     words = search.text_input("Search", placeholder="function or file", key="stack-search")
     only_user = only.toggle("Only my own code", key="only-user")
     root = flame_tree(run, rank, which, only_user=only_user)
-    figure, found = flame(root, words, dark=state.is_dark())
+    zoom = _zoom(root)
+    figure, found = flame(root, words, dark=state.is_dark(), zoom=zoom)
     state.html(markup.paragraph(_explained(root.count, words, found)))
-    state.charts(figure, f"flame-{rank}-{which}-{only_user}-{words}")
+    state.charts(figure, f"flame-{rank}-{which}-{only_user}-{words}-{zoom}")
     _hot_lines(run, rank, which)
 
 
-page = state.page_of_run(_view)
+def _zoom(root: Node) -> str:
+    """Let a box be chosen from a list: the keyboard's way to what a click on it does."""
+    named = {ROOT: "the whole graph", **dict(boxes(root))}
+    return state.pick("Zoom to", list(named), words=lambda key: named[key], key="zoom-to")
 
 
 def _choose(run: Run, rank: int) -> Which:
-    seen = phases_seen(run, rank)
+    phases = phases_seen(run, rank)
+    seen: dict[str, int] = {str(phase): count for phase, count in phases.items()}
+    seen["host"] = sum(phases.get(phase, 0) for phase in HOST)
     there: list[Which] = ["all"]
     there += [which for which in get_args(Which) if which != "all" and seen.get(which)]
     return state.pick("Phase", there, words=lambda which: WORDS[which], width=280)
@@ -63,7 +77,8 @@ def _choose(run: Run, rank: int) -> Which:
 def _explained(samples: int, words: str, found: float) -> str:
     if words:
         return f"{percent(found)} of {samples:,} samples lie in frames that match."
-    return f"{samples:,} samples. Orange: your own code. A click on a box zooms, the bar goes back."
+    words = "A click on a box, or the list above, zooms; the bar over the graph goes back."
+    return f"{samples:,} samples. Orange: your own code. {words}"
 
 
 def _hot_lines(run: Run, rank: int, which: Which) -> None:
@@ -77,9 +92,9 @@ def _hot_lines(run: Run, rank: int, which: Which) -> None:
             "share": line.share * 100,
             "samples": line.samples,
         }
-        for line in hot_lines(run, pid, which, HOT_LINES)
+        for line in hot_lines(run, pid, HOST if which == "host" else which, HOT_LINES)
     ]
     if rows:
         state.html(markup.heading("The lines of your code that were seen most"))
         share = st.column_config.ProgressColumn(format="%.0f %%", max_value=100)
-        st.dataframe(rows, hide_index=True, column_config={"share": share})
+        tables.shown(rows, column_config={"share": share})

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import streamlit as st
 
 from ...profiler.library import Source
 from ...profiler.tables.longest import longest_steps
-from ...profiler.tables.metrics import panels
-from ...profiler.tables.steps import StepSeries
+from ...profiler.tables.metrics import Panel, panels
+from ...profiler.tables.steps import StepSeries, typical_step
 from ...profiler.text import duration, milliseconds, percent, plural
-from ...profiler.timeline import Timeline
-from .. import detail, live, markup, state
-from ..charts.timeline import timeline
+from .. import detail, live, markup, state, tables
+from ..charts.timeline import end_s, timeline
+from ..zoom import Zoom, forget
 
 NOTEWORTHY_DRIFT = 0.05
+KEY = "timeline"
+NS_PER_S = 1e9
+MIN_SPAN_NS = 10_000_000
+"""A stretch of a hundredth of a second: less is looked at within a step."""
 
 
 def _view(source: Source) -> None:
@@ -38,34 +41,54 @@ def _body(source: Source) -> None:
     state.html(
         markup.band_legend(sorted({band.what for band in series.bands}), dark=state.is_dark())
     )
-    figure = timeline(series, panels(run), dark=state.is_dark())
-    _take_click(figure_key := f"timeline-{rank}", len(series))
-    state.charts(figure, figure_key, bar=True, click=True)
+    _chart(source, series, panels(run))
     if not run.metrics:
         state.html(markup.paragraph("No collector beside the training left samples."))
     _longest(series)
-    detail.inside_a_step(source, line, _typical(line))
+    detail.inside_a_step(source, line, typical_step(line))
 
 
-def _typical(line: Timeline) -> int:
-    """Return a traced step of middling length, counted from 1; any steady one without a trace."""
-    undisturbed = line.profiled & (line.phase_ns["profiler"] == 0)
-    for mask in (line.steady & undisturbed, undisturbed, line.steady, np.ones(len(line), np.bool_)):
-        found = np.flatnonzero(mask)
-        if len(found):
-            order = found[np.argsort(line.duration_ns[found])]
-            return int(order[len(order) // 2]) + 1
-    return 1
+def _chart(source: Source, series: StepSeries, metrics: list[Panel]) -> None:
+    """The figure, of the stretch that was chosen: a drag or a button draws it alone anew."""
+
+    @st.fragment
+    def chart() -> None:
+        state.guarded(lambda _: _stretch(series, metrics), source, headed=False)
+
+    whose = f"{source.key}:{series.rank}"
+    if st.session_state.get("timeline-of") != whose:
+        st.session_state["timeline-of"] = whose
+        forget(KEY)
+    chart()
 
 
-def _take_click(key: str, steps: int) -> None:
-    """A click on a step shows it below."""
+def _stretch(series: StepSeries, metrics: list[Panel]) -> None:
+    whole = (0, int(end_s(series, metrics) * NS_PER_S))
+    zoom = Zoom(KEY, whole, min(MIN_SPAN_NS, whole[1]))
+    if not zoom.take_drag(NS_PER_S) and _take_click(zoom.figure_key, len(series)):
+        st.rerun()
+    zoom.buttons("Whole run")
+    begin, end = zoom.span
+    span_s = (begin / NS_PER_S, end / NS_PER_S)
+    figure = timeline(series, metrics, dark=state.is_dark(), span_s=span_s)
+    state.charts(figure, zoom.figure_key, select=("points", "box"))
+    words = "Drag over a part to see it larger, in all rows; click on a step to look into it below."
+    if zoom.span != whole:
+        part = f"{duration(span_s[0])} to {duration(span_s[1])} of {duration(whole[1] / NS_PER_S)}."
+        words = f"{part} {words}"
+    state.html(markup.paragraph(words))
+
+
+def _take_click(key: str, steps: int) -> bool:
+    """A click on a step shows it below; whether there is a new one."""
     chosen = st.session_state.get(key)
     points = chosen["selection"]["points"] if chosen else []
     step = next((int(p["customdata"][0]) for p in points if p.get("customdata")), None)
-    if step is not None and step != st.session_state.get("clicked") and 1 <= step <= steps:
-        st.session_state["clicked"] = step
-        detail.choose(step)
+    if step is None or step == st.session_state.get("clicked") or not 1 <= step <= steps:
+        return False
+    st.session_state["clicked"] = step
+    detail.choose(step)
+    return True
 
 
 def _facts(series: StepSeries) -> list[tuple[str, str]]:
@@ -98,9 +121,7 @@ def _longest(series: StepSeries) -> None:
     ]
     if rows:
         state.html(markup.heading("The longest steps"))
-        picked = st.dataframe(
-            rows, hide_index=True, on_select="rerun", selection_mode="single-row", key="longest"
-        )
+        picked = tables.shown(rows, on_select="rerun", selection_mode="single-row", key="longest")
         chosen = picked["selection"]["rows"]
         if chosen and rows[chosen[0]]["step"] != st.session_state.get("picked-row"):
             st.session_state["picked-row"] = rows[chosen[0]]["step"]

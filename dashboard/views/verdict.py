@@ -18,7 +18,6 @@ from ...profiler.text import digits, duration, milliseconds, scaled
 from .. import live, markup, state
 from ..charts.small import part_of_steps, share_by_rank, slot_bar
 
-OPEN_FINDINGS = 3
 MAX_PLACES = 5
 
 

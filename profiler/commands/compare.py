@@ -66,7 +66,7 @@ def _print(found: Comparison) -> None:
 
     from ..printable import printable
     from ..report.colours import SLOT_COLOURS
-    from ..text import milliseconds
+    from ..text import milliseconds, short_name
 
     console = Console()
 
@@ -86,6 +86,9 @@ def _print(found: Comparison) -> None:
             line(f"  {words}: {finding.title or finding.id}")
     for op in found.ops[:MAX_OPS]:
         line(f"  {op.name}: {_times(op.base_ms, op.new_ms)}", "dim")
+    for kernel in found.kernels[:MAX_OPS]:
+        words = short_name(kernel.name)
+        line(f"  kernel {words}: {_times(kernel.base_ms, kernel.new_ms)}", "dim")
     for difference in found.environment:
         line(
             f"  {difference.group}.{difference.name}: "

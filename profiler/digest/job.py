@@ -16,14 +16,15 @@ from ..diagnosis import Diagnosis
 from ..features import Features
 from ..machine.roofs import Roofs
 from ..tables.job import (
-    CollectiveRow,
     StepGrid,
     WaitGrid,
-    collective_rows,
+    job_collectives,
     step_grid,
     wait_grid,
 )
 from ..tables.ops import OpRow, Roof, op_rows, roof_lines
+from ..tables.straggler import LinkRow, Straggler, link_row, straggler
+from ..tables.trace_collectives import CollectiveUse
 from ..timeline import PHASES, StepSource, Timeline
 
 MAX_OPS = 500
@@ -82,9 +83,11 @@ class Job(msgspec.Struct, frozen=True):
     ops: list[RankOps]
     grid: Grid
     waits: Waits | None
-    collectives: list[CollectiveRow]
+    collectives: list[CollectiveUse]
     late: dict[int, int]
     lines: list[Line]
+    link: LinkRow | None = None
+    straggler: Straggler | None = None
 
     @property
     def step_grid(self) -> StepGrid:
@@ -139,9 +142,11 @@ def job(features: Features, *, steps: bool) -> Job:
         ops=ops,
         grid=Grid(grid.ranks, grid.first_step, _cells(grid.step_ms)),
         waits=_waits(wait_grid(features)),
-        collectives=collective_rows(features),
+        collectives=job_collectives(features),
         late={int(rank): int(count) for rank, count in features.late.items()},
         lines=[_line(rank.timeline) for rank in features.ranks] if steps else [],
+        link=link_row(features),
+        straggler=straggler(features),
     )
 
 

@@ -10,7 +10,11 @@ from ...collectors.records import Frame
 from ..hot_lines import StackPhase, is_user, stack_phase
 from ..run.load import Run, StackTable
 
-Which = Literal["all", "input", "backward", "optimizer", "storage", "rest", "worker"]
+Which = Literal["all", "input", "host", "backward", "optimizer", "storage", "rest", "worker"]
+
+HOST: tuple[StackPhase, ...] = ("rest", "backward", "optimizer")
+"""What the training thread does when it neither waits for input nor writes a checkpoint: it works
+itself, hands work to the device, or waits for it."""
 
 MIN_SHARE = 0.002
 """A box of less than a five-hundredth of the width can be neither read nor clicked."""
@@ -38,8 +42,8 @@ class Node:
 def flame_tree(run: Run, rank: int, which: Which, *, only_user: bool = False) -> Node:
     """Return the root of the tree of a rank's samples; its count is 0 when there are none.
 
-    `which` is a phase of the training thread, "all" of them, or "worker" for the rank's loader
-    workers. `only_user` leaves out the frames of libraries.
+    `which` is a phase of the training thread, "all" of them, "host" for those of `HOST`, or
+    "worker" for the rank's loader workers. `only_user` leaves out the frames of libraries.
     """
     root = Node("all", "", 0)
     for table, counts in _samples(run, rank, worker=which == "worker"):
@@ -72,7 +76,10 @@ def _is_ours(file: str) -> bool:
 
 
 def _wanted(frames: list[Frame], which: Which) -> bool:
-    return which in ("all", "worker") or stack_phase(frames, worker=False) == which
+    if which in ("all", "worker"):
+        return True
+    phase = stack_phase(frames, worker=False)
+    return phase in HOST if which == "host" else phase == which
 
 
 def _samples(run: Run, rank: int, *, worker: bool) -> list[tuple[StackTable, Counter[int]]]:

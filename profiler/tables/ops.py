@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..features import RankFeatures
@@ -20,6 +21,7 @@ class OpRow:
 
     `intensity` (FLOP/byte), `flop_per_s`, `bytes_per_s` and `roof_share` (share of the rate that
     the limiting roof allows) are None where the trace has no shapes or the roofs are not known.
+    A share above 1 says that the op did other work than its shapes tell, or in another type.
     """
 
     name: str
@@ -74,7 +76,7 @@ def _row(op: OpTime, rank: RankFeatures, total_ns: float) -> OpRow:
         intensity=op.flop / op.bytes if op.flop and op.bytes and known else None,
         flop_per_s=op.flop / seconds if op.flop and known else None,
         bytes_per_s=op.bytes / seconds if op.bytes and known else None,
-        roof_share=min(1.0, op.attainable_ns / op.work_ns) if op.attainable_ns and known else None,
+        roof_share=op.attainable_ns / op.work_ns if op.attainable_ns and known else None,
     )
 
 
@@ -82,6 +84,14 @@ def _handed_on(op: OpTime) -> bool:
     if op.kernel:
         return False
     return delegates(op.name) or op.attainable_ns > FASTER_THAN_ROOF * op.work_ns
+
+
+def slot_shares(rows: Sequence[OpRow]) -> dict[str, float]:
+    """Return each slot's share of the ops' time."""
+    shares: dict[str, float] = {}
+    for row in rows:
+        shares[row.slot] = shares.get(row.slot, 0.0) + row.share
+    return shares
 
 
 def roof_lines(roofs: Roofs | None) -> list[Roof]:

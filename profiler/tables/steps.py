@@ -80,6 +80,17 @@ def step_series(line: Timeline, started_ns: int) -> StepSeries:
     )
 
 
+def typical_step(line: Timeline) -> int:
+    """Return a traced step of middling length, counted from 1; any steady one without a trace."""
+    undisturbed = line.profiled & (line.phase_ns["profiler"] == 0)
+    for mask in (line.steady & undisturbed, undisturbed, line.steady, np.ones(len(line), np.bool_)):
+        found = np.flatnonzero(mask)
+        if len(found):
+            order = found[np.argsort(line.duration_ns[found])]
+            return int(order[len(order) // 2]) + 1
+    return 1
+
+
 def outliers(duration: Float, typical: Float) -> Mask:
     """Mark the durations far above the typical ones, by the modified z-score."""
     median = float(np.median(typical))
