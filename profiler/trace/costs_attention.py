@@ -4,56 +4,112 @@ Counted as FlashAttention's benchmarks count it (Dao, arXiv:2307.08691, section 
 forward, 4·B·H·Nq·Nk·D, halved under a causal mask; five products backward, 2.5 times the forward
 (one of them the recomputed scores). The softmax is left out, as there. Values of another width
 count with their own width.
+
+Where queries and keys differ in number, torch's `is_causal` starts at the top left of the scores
+(`scaled_dot_product_attention`), FlashAttention's since 2.1 ends at the bottom right: one query
+against a cache of keys sees all of them.
+
+Sequences of several lengths packed into one dimension: traces hold their number, the tokens of all
+and the longest, not each one's length. Of all lengths that fit, the fewest pairs are those with one
+sequence of the longest length and all others alike (the sum of squares is convex): what is needed
+at least. `torch.utils.flop_counter` takes the longest for every one where it cannot see them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 from .costs_arguments import Arguments, Formula, Table, Tensor, Work, total_bytes
 
 BACKWARD_FACTOR = 2.5
 
+Mask: TypeAlias = Literal["none", "top-left", "bottom-right"]
+
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the queries start, where the causal flag is, and whether heads come third."""
+    """Where the queries start, where the causal flag is, and whether heads come third.
+
+    `offsets` is where the begins of packed queries are; those of keys and the longest of both
+    follow. `causal_mask` is what the flag switches on.
+    """
 
     query: int
     causal: int
     heads_third: bool = False  # [B, N, H, D] instead of [B, H, N, D]
+    causal_mask: Mask = "top-left"
+    offsets: int | None = None
 
 
-def _pairs(queries: float, keys: float, causal: bool) -> float:
-    """Query-key pairs under the mask; causal aligned at the top left, as torch defines it."""
-    if not causal:
-        return queries * keys
+class _Scores(NamedTuple):
+    """Heads times batch, queries (of all sequences where packed), query-key pairs a head."""
+
+    heads: float
+    queries: float
+    pairs: float
+    exact: bool = True
+
+
+def _pairs(queries: float, keys: float, mask: Mask) -> float:
+    """Query-key pairs under the mask; a triangle counts as half of its square."""
     square = min(queries, keys)
-    return square * square / 2 + max(queries - keys, 0.0) * keys
+    if mask == "top-left":
+        return square * square / 2 + max(queries - keys, 0.0) * keys
+    if mask == "bottom-right":
+        return square * square / 2 + max(keys - queries, 0.0) * queries
+    return queries * keys
 
 
-def _is_causal(args: Arguments, index: int) -> bool:
-    flag = args.flag(index)
-    return flag if flag is not None else (args.integer(index) or 0) > 0
+def _mask(args: Arguments, layout: _Layout) -> Mask:
+    """The mask that an op's arguments ask for: a flag, or `custom_mask_type` (sdp_utils.h)."""
+    if args.integer(layout.causal) == 2:
+        return "bottom-right"
+    return layout.causal_mask if args.flag(layout.causal) else "none"
 
 
-def _sizes(q: Tensor, k: Tensor, heads_third: bool) -> tuple[float, float, float]:
-    """(batch times heads, queries, keys)."""
-    heads, sequence = (2, 1) if heads_third else (1, 2)
-    return float(q.shape[0] * q.shape[heads]), float(q.shape[sequence]), float(k.shape[sequence])
+def _scores(args: Arguments, layout: _Layout, q: Tensor, k: Tensor) -> _Scores | None:
+    mask = _mask(args, layout)
+    begins = args.tensor(layout.offsets) if layout.offsets is not None else None
+    if layout.offsets is not None and begins is not None and len(begins.shape) == 1:
+        longest = (args.integer(layout.offsets + 2), args.integer(layout.offsets + 3))
+        return _packed(begins.shape[0] - 1, q, k, longest, mask)
+    if len(q.shape) != 4:
+        return None
+    heads, sequence = (2, 1) if layout.heads_third else (1, 2)
+    queries, keys = float(q.shape[sequence]), float(k.shape[sequence])
+    return _Scores(float(q.shape[0] * q.shape[heads]), queries, _pairs(queries, keys, mask))
 
 
-def _forward_work(args: Arguments, layout: _Layout) -> tuple[float, float, list[Tensor]] | None:
+def _packed(
+    sequences: int, q: Tensor, k: Tensor, longest: tuple[int | None, int | None], mask: Mask
+) -> _Scores | None:
+    """Of sequences packed as [tokens, H, D] or [1, tokens, H, D]."""
+    if sequences < 1 or len(q.shape) not in (3, 4) or (len(q.shape) == 4 and q.shape[0] != 1):
+        return None
+    heads, queries, keys = float(q.shape[-2]), float(q.shape[-3]), float(k.shape[-3])
+    alike = queries / sequences, keys / sequences
+    most = [float(size or 0) for size in longest]
+    fits = alike[0] <= most[0] <= queries and alike[1] <= most[1] <= keys
+    if sequences == 1 or not fits or tuple(most) == alike:
+        known = sequences == 1 or fits
+        return _Scores(heads, queries, sequences * _pairs(*alike, mask), known)
+    rest = (queries - most[0]) / (sequences - 1), (keys - most[1]) / (sequences - 1)
+    pairs = _pairs(most[0], most[1], mask) + (sequences - 1) * _pairs(*rest, mask)
+    return _Scores(heads, queries, pairs, exact=False)
+
+
+def _forward_work(args: Arguments, layout: _Layout) -> tuple[float, _Scores, list[Tensor]] | None:
+    """FLOP, what they are made of, and queries, keys and values."""
     found = [args.tensor(layout.query + place) for place in range(3)]
     tensors = [tensor for tensor in found if tensor is not None]
-    if len(tensors) != 3 or any(len(tensor.shape) != 4 for tensor in tensors):
+    if len(tensors) != 3 or len({len(tensor.shape) for tensor in tensors}) != 1:
         return None
     q, k, v = tensors
-    batch_heads, queries, keys = _sizes(q, k, layout.heads_third)
-    pairs = _pairs(queries, keys, _is_causal(args, layout.causal))
-    flop = 2.0 * batch_heads * pairs * (q.shape[-1] + v.shape[-1])
-    log_sums = 4.0 * batch_heads * queries
-    return flop, log_sums, tensors
+    scores = _scores(args, layout, q, k)
+    if scores is None:
+        return None
+    return 2.0 * scores.heads * scores.pairs * (q.shape[-1] + v.shape[-1]), scores, tensors
 
 
 def _forward(layout: _Layout) -> Formula:
@@ -61,9 +117,11 @@ def _forward(layout: _Layout) -> Formula:
         work = _forward_work(args, layout)
         if work is None:
             return None
-        flop, log_sums, (q, _, v) = work
+        flop, scores, (q, _, v) = work
         out = q.elements / max(q.shape[-1], 1) * v.shape[-1] * q.item_bytes
-        return Work(flop, total_bytes(args.tensors()) + out + log_sums, q.dtype)
+        log_sums = 4.0 * scores.heads * scores.queries
+        moved = total_bytes(args.tensors()) + out + log_sums
+        return Work(flop, moved, q.dtype, scores.exact)
 
     return formula
 
@@ -73,10 +131,10 @@ def _backward(layout: _Layout) -> Formula:
         work = _forward_work(args, layout)
         if work is None:
             return None
-        flop, _, tensors = work
+        flop, scores, tensors = work
         gradients = sum(tensor.elements * tensor.item_bytes for tensor in tensors)
         moved = total_bytes(args.tensors()) + gradients
-        return Work(flop * BACKWARD_FACTOR, moved, tensors[0].dtype)
+        return Work(flop * BACKWARD_FACTOR, moved, tensors[0].dtype, scores.exact)
 
     return formula
 
@@ -90,18 +148,20 @@ _FORWARD = {
     "_scaled_dot_product_cudnn_attention": _Layout(0, 6),
     "_scaled_dot_product_fused_attention_overrideable": _Layout(0, 5),
     "_cudnn_attention_forward": _Layout(0, 10),
-    "_flash_attention_forward": _Layout(0, 8, heads_third=True),
-    "_efficient_attention_forward": _Layout(0, 9, heads_third=True),
-    "_flash_attn_forward": _Layout(0, 5, heads_third=True),
+    "_flash_attention_forward": _Layout(0, 8, True, "bottom-right", 3),
+    "_efficient_attention_forward": _Layout(0, 9, True, offsets=4),
+    "_flash_attn_forward": _Layout(0, 5, True, "bottom-right"),
+    "_flash_attn_varlen_forward": _Layout(0, 9, True, "bottom-right", 3),
 }
 _BACKWARD = {
     "_scaled_dot_product_flash_attention_backward": _Layout(1, 11),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _Layout(1, 7),
     "_scaled_dot_product_efficient_attention_backward": _Layout(1, 11),
     "_scaled_dot_product_cudnn_attention_backward": _Layout(1, 14),
-    "_flash_attention_backward": _Layout(1, 11, heads_third=True),
-    "_efficient_attention_backward": _Layout(1, 14, heads_third=True),
-    "_flash_attn_backward": _Layout(1, 11, heads_third=True),
+    "_flash_attention_backward": _Layout(1, 11, True, "bottom-right", 6),
+    "_efficient_attention_backward": _Layout(1, 14, True, offsets=6),
+    "_flash_attn_backward": _Layout(1, 11, True, "bottom-right"),
+    "_flash_attn_varlen_backward": _Layout(1, 15, True, "bottom-right", 9),
 }
 
 TABLE: Table = {

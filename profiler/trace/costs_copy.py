@@ -81,6 +81,39 @@ def _embedding_bag(args: Arguments) -> Work | None:
     return Work(index.elements * width, moved, weight.dtype)
 
 
+_LOOKUPS = " ".join(
+    f"split_embedding_codegen_lookup_{optimizer}_function"
+    for optimizer in (
+        *("sgd", "adagrad", "rowwise_adagrad", "approx_rowwise_adagrad", "adam", "lamb", "none"),
+        *("partial_rowwise_adam", "partial_rowwise_lamb", "lars_sgd", "dense"),
+    )
+)
+
+
+def _embedding_tables(args: Arguments) -> Work | None:
+    """fbgemm's split_embedding_codegen_lookup_*_function: pooled lookups in several tables.
+
+    D_offsets [T + 1] are at 6, their sum at 7, indices at 11, offsets [T·B + 1] at 12. As FBGEMM's
+    benchmarks count: a row read for each index, a row of each table written for each bag; here the
+    tables are read once at most. Which table an index belongs to is not recorded: each row counts
+    with their mean width.
+    """
+    weights, widths, width = args.tensor(1), args.tensor(6), args.integer(7)
+    indices, offsets = args.tensor(11), args.tensor(12)
+    if not (weights and widths and indices and offsets) or width is None:
+        return None
+    tables = float(widths.elements - 1)
+    bags = (offsets.elements - 1) / tables if tables > 0 else -1.0
+    if bags < 0 or not bags.is_integer():
+        return None
+    summed = indices.elements * width / tables
+    rows = summed * weights.item_bytes
+    rows = min(rows, weights.bytes) if weights.elements else rows  # else they lie on the host
+    moved = rows + bags * width * weights.item_bytes
+    moved += indices.bytes + offsets.bytes
+    return Work(summed, moved, weights.dtype, exact=tables == 1)
+
+
 def _embedding_backward(rows_at: int) -> Formula:
     """The dense gradient of a table: rows added up, the whole [V, D] written."""
 
@@ -221,6 +254,7 @@ _GROUPS: tuple[tuple[str, Formula, str], ...] = (
     ("copy", _resized(16.0), "upsample_trilinear3d upsample_bicubic2d _upsample_bicubic2d_aa"),
     ("embedding", _embedding, "embedding"),
     ("embedding", _embedding_bag, "_embedding_bag _embedding_bag_forward_only embedding_bag"),
+    ("embedding", _embedding_tables, _LOOKUPS),
     ("embedding", _embedding_backward(2), "embedding_dense_backward embedding_backward"),
     ("embedding", _embedding_backward(5), "_embedding_bag_dense_backward"),
 )

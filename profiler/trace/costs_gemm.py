@@ -105,6 +105,46 @@ def _scaled(args: Arguments) -> Work | None:
     return _product(a, b, _matrices(a, b), args.tensor(4), dtype)
 
 
+def _grouped(offsets_at: int, dtype_at: int) -> Formula:
+    """A product for each group, of rows or columns that follow each other (torch's `_grouped_mm`).
+
+    a [M, K] by b [G, K, N]: each row meets its group's matrix. a [G, M, K] by b [K, N]: each column
+    does. a [M, K] by b [K, N]: K is cut, one [M, N] a group comes out. Where the offsets leave rows
+    over, less is done. Without offsets it is a batched product.
+    """
+
+    def formula(args: Arguments) -> Work | None:
+        a, b, offsets = args.tensor(0), args.tensor(1), args.tensor(offsets_at)
+        if a is None or b is None:
+            return None
+        shape = _matrices(a, b)
+        if offsets is not None and min(len(a.shape), len(b.shape)) == 2:
+            groups = float(offsets.elements)
+            m, k, n = float(a.shape[-2]), float(a.shape[-1]), float(b.shape[-1])
+            both = len(a.shape) == len(b.shape)
+            shape = (groups, m, n, k / max(groups, 1.0)) if both else (1.0, m, n, k)
+        dtype = SCALAR_TYPES.get(args.integer(dtype_at) or -1, "bf16")
+        work = _product(a, b, shape, dtype=dtype)
+        return Work(work.flop, work.bytes, work.dtype, exact=False) if work else None
+
+    return formula
+
+
+def _packed_weight(scales_at: int, columns_at: int) -> Formula:
+    """x [m, k] by a weight of n columns packed to 4 or 8 bits; n is a dimension of its scales."""
+
+    def formula(args: Arguments) -> Work | None:
+        x, weight, scales = args.tensor(0), args.tensor(1), args.tensor(scales_at)
+        if x is None or weight is None or scales is None or len(x.shape) != 2:
+            return None
+        m, k = (float(size) for size in x.shape)
+        n = float(scales.shape[columns_at])
+        moved = x.bytes + weight.bytes + scales.bytes + m * n * x.item_bytes
+        return Work(2.0 * m * n * k, moved, x.dtype)
+
+    return formula
+
+
 def _integer(args: Arguments) -> Work | None:
     """_int_mm: int8 in, int32 out."""
     a, b = args.tensor(0), args.tensor(1)
@@ -186,6 +226,11 @@ TABLE: Table = {
     "mkldnn_linear_backward_weights": ("gemm", _linear_backward_weights),
     "_scaled_mm": ("gemm", _scaled),
     "_int_mm": ("gemm", _integer),
+    "_grouped_mm": ("gemm", _grouped(2, 4)),
+    "_scaled_grouped_mm": ("gemm", _grouped(4, 7)),
+    "_weight_int4pack_mm": ("gemm", _packed_weight(3, 1)),
+    "_weight_int4pack_mm_for_cpu": ("gemm", _packed_weight(3, 1)),
+    "_weight_int8pack_mm": ("gemm", _packed_weight(2, 0)),
     "_cdist_forward": ("gemm", _cdist),
     "_euclidean_dist": ("gemm", _cdist),
     "mkldnn_rnn_layer": ("recurrent", _recurrent(0, (1, 2))),

@@ -182,6 +182,25 @@ def _nll_backward(args: Arguments) -> Work | None:
     return Work(target.elements, total_bytes((grad, target)) + x.bytes, x.dtype)
 
 
+def _ctc(args: Arguments) -> Work | None:
+    """_ctc_loss(log-probabilities [T, N, C], targets, …): the forward variables of all times.
+
+    Each of T·N·(2S + 1) is the log of a sum of three exponentials plus a log-probability (Graves et
+    al., ICML 2006, eq. 6 and 7), S the longest target; where they are concatenated, their mean.
+    """
+    x, targets = args.tensor(0), args.tensor(1)
+    if x is None or targets is None or len(x.shape) != 3:
+        return None
+    times, batch, classes = x.shape
+    padded = len(targets.shape) == 2
+    longest = targets.shape[1] if padded else targets.elements / max(batch, 1)
+    cells = float(times * batch * (2 * longest + 1))
+    special = cells * 4 * EXP_FLOP  # three exponentials, one logarithm
+    read = float(times * batch * min(longest + 1, classes)) * x.item_bytes  # labels and blank
+    moved = read + targets.bytes + cells * x.item_bytes + batch * x.item_bytes
+    return Work(special + 3 * cells, moved, x.dtype, padded, special)
+
+
 def _pooled_size(args: Arguments, x: Tensor, kernel_at: int) -> tuple[float, float] | None:
     """(output elements, window elements) of max_pool and avg_pool."""
     kernel = args.integers(kernel_at)
@@ -292,6 +311,7 @@ def _table() -> Table:
         "nll_loss2d_forward": ("loss", _nll),
         "nll_loss_backward": ("loss", _nll_backward),
         "nll_loss2d_backward": ("loss", _nll_backward),
+        "_ctc_loss": ("loss", _ctc),
         "max_pool1d_with_indices": ("reduction", _pool(indices=True)),
         "max_pool2d_with_indices": ("reduction", _pool(indices=True)),
         "max_pool3d_with_indices": ("reduction", _pool(indices=True)),
@@ -321,7 +341,7 @@ def _table() -> Table:
         ("norm", _norm(NORM_FORWARD, 5), "_native_batch_norm_legit"),
         ("norm", _norm(NORM_FORWARD), "_batch_norm_with_update"),
         ("norm", _norm(RMS_FORWARD), "rms_norm _fused_rms_norm"),
-        ("norm", _norm(FOLDED_NORM), "batch_norm_elemt"),
+        ("norm", _norm(FOLDED_NORM), "batch_norm_elemt _native_batch_norm_legit_no_training"),
         ("norm", _reduction(3.0, None), "batch_norm_stats"),
         ("norm", _norm_backward(NORM_BACKWARD), "native_batch_norm_backward"),
         ("norm", _norm_backward(NORM_BACKWARD), "cudnn_batch_norm_backward batch_norm_backward"),
