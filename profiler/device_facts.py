@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .alike import MAX_EVENT_OVERHEAD_NS
+from .trace.copies import copy_kinds, is_pageable
 from .trace.device_division import launching_threads
+from .trace.idle import running
 from .trace.intervals import clip, total, union
 from .trace.table import Category, Trace
 
@@ -18,7 +20,9 @@ BLOCKING_NS = 50_000
 synchronisation that finds its stream empty no longer."""
 
 _MAY_BLOCK = re.compile(
-    r"Synchronize|EventQuery|QueueSync|Launch|Memcpy|memcpy|Memset|EnqueueKernel", re.IGNORECASE
+    r"Synchronize|EventQuery|QueueSync|Launch|Memcpy|memcpy|Memset|EnqueueKernel"
+    r"|^(?:ur|pi)(?:Events?Wait|QueueFinish)|Enqueue\w*(?:MemBuffer|Fill)",
+    re.IGNORECASE,
 )
 
 
@@ -70,15 +74,12 @@ def profiler_share(trace: Trace, window: tuple[int, int]) -> float:
 def pageable_share(trace: Trace) -> float:
     """Share of the time of copies to the device whose source is pageable; 0 where none is told."""
     events = trace.events
-    copies = events.category == Category.MEMCPY
-    names = [name.lower() for name in trace.names]
-    to_device = np.array(["htod" in name for name in names], np.bool_)
-    pageable = np.array(["pageable ->" in name for name in names], np.bool_)
-    if not copies.any():
-        return 0.0
-    chosen = copies & to_device[events.name]
-    whole = int(events.duration_ns[chosen].sum())
-    slow = int(events.duration_ns[chosen & pageable[events.name]].sum())
+    copies = np.flatnonzero(events.category == Category.MEMCPY)
+    to_device = [kind == "host-to-device" for kind in copy_kinds(trace, copies)]
+    copies = copies[np.array(to_device, np.bool_)]
+    pageable = np.fromiter(map(is_pageable, trace.names), np.bool_, len(trace.names))
+    whole = int(events.duration_ns[copies].sum())
+    slow = int(events.duration_ns[copies[pageable[events.name[copies]]]].sum())
     return slow / whole if whole else 0.0
 
 
@@ -114,7 +115,10 @@ def host_path(trace: Trace, window: tuple[int, int]) -> float:
         (_MAY_BLOCK.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
     blocked = calls & may_block[events.name] & (events.duration_ns >= BLOCKING_NS)
-    blocked &= np.isin(events.thread, launching_threads(trace))
+    threads = launching_threads(trace)
+    blocked &= np.isin(events.thread, threads)
     starts = events.start_ns[blocked]
     waits = clip(union(starts, starts + events.duration_ns[blocked]), *window)
-    return 1.0 - total(waits) / max(1, window[1] - window[0])
+    # Where the device still works off what was launched, the host may be done with the window.
+    ran = clip(running(trace, threads), *window)
+    return (total(ran) - total(waits)) / max(1, window[1] - window[0])

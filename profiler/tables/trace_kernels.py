@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..trace.copies import copy_kind
+from ..trace.copies import copy_kinds, is_pageable
 from ..trace.costs import MATRIX_FAMILIES
 from ..trace.device import DeviceTime
 from ..trace.intervals import intersect, total, union
@@ -74,7 +74,9 @@ class KernelRow:
 
     `limiter` is what limits most of the time ("arithmetic", "bandwidth", "latency", "unknown").
     `roof_share` is the time at the limiting roof over the time taken, of the calls whose cost is
-    known; None where none is. `ops` are the ops that launch it, the longest first.
+    known; None where none is. Above 1 the kernel found its data in a cache, or did other work than
+    its ops' shapes say, or the device is not the one of the roofs: `exact` is False then, and where
+    no cost is known. `ops` are the ops that launch it, the longest first.
     """
 
     name: str
@@ -85,6 +87,7 @@ class KernelRow:
     share: float
     limiter: str
     roof_share: float | None
+    exact: bool
     tensor_cores: bool | None
     ops: tuple[str, ...]
 
@@ -118,7 +121,8 @@ def _kernel_row(same: list[KernelTime], whole_ns: float) -> KernelRow:
         mean_us=time / calls * 1e-3 if calls else 0.0,
         share=time / whole_ns if whole_ns else 0.0,
         limiter=max(limits, key=lambda name: limits[name]),
-        roof_share=min(1.0, at_roof / taken) if taken else None,
+        roof_share=at_roof / taken if taken else None,
+        exact=bool(known) and at_roof <= taken,
         tensor_cores=uses_tensor_cores(same[0].name) if same[0].family in MATRIX_FAMILIES else None,
         ops=tuple(dict.fromkeys(kernel.op for kernel in same if kernel.op)),
     )
@@ -158,15 +162,20 @@ def tensor_core_use(kernels: list[KernelTime]) -> list[TensorCoreUse]:
 def copy_rows(trace: Trace, device: DeviceTime) -> list[CopyRow]:
     """Copies and memsets that begin in the window of `device`, longest first."""
     events = trace.events
-    chosen = np.isin(events.category, (Category.MEMCPY, Category.MEMSET))
+    chosen = events.of(Category.MEMCPY, Category.MEMSET)
     chosen &= (events.start_ns >= device.window[0]) & (events.start_ns < device.window[1])
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for name in np.unique(events.name[chosen]).tolist():
-        groups[copy_kind(trace.names[name]), _memory(trace.names[name])].append(name)
+    found = np.flatnonzero(chosen)
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    kinds = copy_kinds(trace, found)
+    for row, kind, name in zip(found.tolist(), kinds, events.name[found].tolist(), strict=True):
+        groups[kind, name].append(row)
+    by_memory: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
+    for (kind, name), same in groups.items():
+        by_memory[kind, _memory(trace.names[name]), _pageable(trace.names[name])] += same
     exposed = device.exposed_copies
     rows = []
-    for (kind, memory), names in groups.items():
-        mine = chosen & np.isin(events.name, names)
+    for (kind, memory, pageable), members in by_memory.items():
+        mine = np.sort(np.asarray(members, np.int64))
         start, duration = events.start_ns[mine], events.duration_ns[mine]
         size, time = events.bytes[mine], int(duration.sum())
         known = bool((size >= 0).all()) and time > 0
@@ -174,8 +183,8 @@ def copy_rows(trace: Trace, device: DeviceTime) -> list[CopyRow]:
             CopyRow(
                 kind=kind,
                 memory=memory,
-                pageable="pageable" in memory.lower(),
-                calls=int(mine.sum()),
+                pageable=pageable,
+                calls=len(mine),
                 bytes=int(size[size > 0].sum()),
                 duration_ms=time * 1e-6,
                 exposed_ms=total(intersect(exposed, union(start, start + duration))) * 1e-6,
@@ -183,6 +192,11 @@ def copy_rows(trace: Trace, device: DeviceTime) -> list[CopyRow]:
             )
         )
     return sorted(rows, key=lambda row: -row.duration_ms)
+
+
+def _pageable(name: str) -> bool:
+    """Whether one end of a copy is host memory that is not pinned."""
+    return "pageable" in name.lower() or is_pageable(name)
 
 
 def _memory(name: str) -> str:

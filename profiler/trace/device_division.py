@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..machine.roofs import Roofs
-from .copies import copy_kind
+from .copies import copy_kinds
 from .device import DeviceTime, device_time
 from .idle import (
     COPY,
@@ -36,7 +36,6 @@ __all__ = [
     "DeviceWindow",
     "PeerCopy",
     "SyncCall",
-    "copy_kind",
     "divide_device",
     "launching_threads",
 ]
@@ -142,8 +141,9 @@ COPY_SLOTS = {
     "device-to-device": "memory",
     "peer-to-peer": "network",
     "memset": "memory",
-    "unknown": "host",
+    "unknown": "other",
 }
+"""The slot of exposed copies by direction. Where that is not known, so is the cause."""
 
 
 def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
@@ -153,12 +153,13 @@ def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
     if not length:
         return {}
     events = trace.events
-    copies = events.of(Category.MEMCPY, Category.MEMSET)
-    by_kind: dict[str, float] = defaultdict(float)
-    for name in np.unique(events.name[copies]):
-        mine = copies & (events.name == name)
+    copies = np.flatnonzero(events.of(Category.MEMCPY, Category.MEMSET))
+    kinds = np.array(copy_kinds(trace, copies))
+    by_kind: dict[str, float] = {}
+    for kind in np.unique(kinds).tolist():
+        mine = copies[kinds == kind]
         spans = union(events.start_ns[mine], events.start_ns[mine] + events.duration_ns[mine])
-        by_kind[copy_kind(trace.names[name])] += total(intersect(exposed, spans))
+        by_kind[kind] = total(intersect(exposed, spans))
     whole = sum(by_kind.values())
     return {kind: value * length / whole for kind, value in by_kind.items() if value > 0}
 
@@ -169,8 +170,8 @@ def _peer_copies(trace: Trace, window: tuple[int, int]) -> list[PeerCopy]:
     rows = rows[(events.start_ns[rows] >= window[0]) & (events.start_ns[rows] < window[1])]
     return [
         PeerCopy(int(events.bytes[row]), int(events.duration_ns[row]))
-        for row in rows.tolist()
-        if copy_kind(trace.names[events.name[row]]) == "peer-to-peer"
+        for row, kind in zip(rows.tolist(), copy_kinds(trace, rows), strict=True)
+        if kind == "peer-to-peer"
     ]
 
 
