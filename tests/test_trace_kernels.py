@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from boundscope.profiler.device_roofs import device_roofs
 from boundscope.profiler.machine.roofs import Roofs
+from boundscope.profiler.tables.trace_kernels import kernel_rows
 from boundscope.profiler.trace.costs import with_recorded
 from boundscope.profiler.trace.health import check
 from boundscope.profiler.trace.host import unseen_device
@@ -111,6 +114,123 @@ def test_launches_without_any_device_record_leave_open_what_the_ops_did(tmp_path
 
     assert unseen_device(trace)
     assert "device-not-recorded" in {warning.slug for warning in check(trace).warnings}
+
+
+A100 = Roofs(flops={"fp32": 19.5e12, "tf32": 156e12}, bandwidth={"dram": 2e12})
+SQUARE = {"Input Dims": [[4096, 4096], [4096, 4096]], "Input type": ["float", "float"]}
+SQUARE_FLOP = 2 * 4096**3
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [
+        # names from public traces of A100 and H100
+        ("void cutlass::Kernel<cutlass_80_tensorop_s1688gemm_256x64_16x4_nn_align4>", "tf32"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_tf32f32_tf32f32_f32_nhwckrsc_nchw_x", "tf32"),
+        ("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32_cublas", "tf32"),
+        ("ampere_sgemm_128x64_nn", "fp32"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize32x32x8_stage3_ffma_aligna4", "fp32"),
+        ("void cutlass::Kernel<cutlass_80_simt_sgemm_256x128_8x4_nn_align1>", "fp32"),
+        ("Cijk_Ailk_Bljk_SB_MT128x128x16_MI32x32x2x1_SN", "fp32"),  # AMD's cores multiply FP32
+    ],
+)
+def test_fp32_tensors_on_tensor_cores_are_held_against_the_tf32_roof(
+    tmp_path: Path, kernel: str, dtype: str
+) -> None:
+    events = [op("aten::mm", 0.0, SQUARE), *launched(kernel, 0.0, 10_000.0, 1)]
+
+    (found,) = kernels_of(tmp_path, events, A100)
+
+    assert found.dtype == dtype
+    assert found.attainable_ns == pytest.approx(SQUARE_FLOP / A100.flops[dtype] * 1e9)
+    assert found.exact
+
+
+def test_a_kernel_of_16_bits_keeps_its_type(tmp_path: Path) -> None:
+    shapes = {"Input Dims": [[64, 64], [64, 64]], "Input type": ["c10::Half", "c10::Half"]}
+    kernel = "cutlass_75_tensorop_f16_s1688gemm_f16_128x128_nn_align1"
+    events = [op("aten::mm", 0.0, shapes), *launched(kernel, 0.0, 10.0, 1)]
+
+    assert kernels_of(tmp_path, events, A100)[0].dtype == "fp16"
+
+
+def test_a_kernel_that_beats_its_roof_is_not_exact_and_its_share_is_not_cut(
+    tmp_path: Path,
+) -> None:
+    # 7 ms of work at the FP32 roof, done in 3.5 ms.
+    half = SQUARE_FLOP / 19.5e12 * 1e6 / 2
+    events = [op("aten::mm", 0.0, SQUARE), *launched("my_own_gemm", 0.0, half, 1)]
+
+    (found,) = kernels_of(tmp_path, events, A100)
+    (row,) = kernel_rows([found])
+
+    assert not found.exact
+    assert found.slot == "compute"
+    assert row.roof_share == pytest.approx(2.0, rel=1e-3)
+    assert not row.exact
+
+
+def replay(graph: int, number: int, at: float, kernels: int) -> list[dict[str, Any]]:
+    """A graph's launch inside an op with shapes, and the kernels of the replay."""
+    call = {"ph": "X", "cat": "cuda_runtime", "name": "cudaGraphLaunch", "pid": 1, "tid": 1}
+    events = [op("CompiledStep", at, SQUARE), call | {"ts": at + 1, "dur": 3.0}]
+    events[1]["args"] = {"correlation": number}
+    for i in range(kernels):
+        args = {"device": 0, "stream": 7, "correlation": number}
+        args |= {"graph id": graph, "graph node id": 100 * graph + i, "grid": [1, 1, 1]}
+        events.append(
+            {"ph": "X", "cat": "kernel", "name": "ampere_sgemm_64x64_nn", "pid": 0, "tid": 7}
+            | {"ts": at + 5 + 2 * i, "dur": 1.0, "args": args}
+        )
+    return events
+
+
+def test_the_kernels_of_a_replay_belong_to_the_op_around_the_launch(tmp_path: Path) -> None:
+    events = [e for i in range(3) for e in replay(5, i + 1, 100.0 * i, kernels=10)]
+
+    (found,) = kernels_of(tmp_path, events, A100)
+
+    # The captured ops' shapes are not in the trace: the name alone decides, and it says so.
+    assert (found.op, found.calls) == ("CompiledStep", 30)
+    assert (found.slot, found.exact, found.attainable_ns) == ("compute", False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "lost"),
+    [
+        ([10, 10, 10, 10], 0),
+        ([10, 4, 10, 10], 6),
+        ([10, 10, 10, 2], 0),  # the window closed over the last one
+    ],
+)
+def test_work_that_is_missing_in_a_replay_is_told_by_the_other_replays(
+    tmp_path: Path, counts: list[int], lost: int
+) -> None:
+    events = [e for i, n in enumerate(counts) for e in replay(5, i + 1, 100.0 * i, n)]
+    events += replay(6, 99, 150.0, 3)  # another graph may be smaller
+    path = tmp_path / "t.json"
+    path.write_bytes(msgspec.json.encode({"traceEvents": events}))
+
+    found = {w.slug: w.count for w in check(read_trace(path)).warnings}
+
+    assert found.get("lost-device-records", 0) == lost
+
+
+@corpus
+def test_a_real_training_in_tf32_stays_below_the_tf32_roof() -> None:
+    # Products on an A100 whose kernels carry "s1688" or "tf32" in their names.
+    trace = read_trace(next((Path(CORPUS) / "hta/trace_diff/control").glob("*.json.gz")))
+    roofs = device_roofs(trace)
+    assert roofs is not None
+
+    found = kernel_times(trace, (-(2**62), 2**62), roofs)
+
+    named = [k for k in found if re.search("tf32|s1688", k.name) and k.flop > 0]
+    assert len(named) > 50
+    assert {kernel.dtype for kernel in named} == {"tf32"}
+    assert max(kernel.attainable_ns / kernel.duration_ns for kernel in named) < 1
+    # Some of them do more than the 19.5 TFLOP/s of the vector units.
+    assert max(kernel.flop / kernel.duration_ns * 1e9 for kernel in named) > roofs.flops["fp32"]
 
 
 @corpus

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from boundscope.profiler.features import device_roofs
+from boundscope.profiler.device_roofs import device_roofs
 from boundscope.profiler.tables.trace_kernels import (
     copy_rows,
     kernel_rows,

@@ -147,6 +147,19 @@ def load(threads: int, torch_version: str = "", device: str = "cpu") -> Roofs | 
     return None
 
 
+def load_device(name: str) -> Roofs | None:
+    """The newest roofs kept for a device of this machine that its driver calls `name`, else None."""
+    pattern = f"roofs{LAYOUT}-{this_machine().key}-*-t0-*.json"
+    with contextlib.suppress(OSError):
+        files = sorted(cache_folder().glob(pattern), key=lambda path: path.stat().st_mtime)
+        for path in reversed(files):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                roofs = msgspec.json.decode(path.read_bytes(), type=Roofs)
+                if roofs.device == name:
+                    return roofs
+    return None
+
+
 def cache_folder() -> Path:
     """Where roofs are kept: $BOUNDSCOPE_CACHE, else boundscope/ in the user's cache folder."""
     own = os.environ.get("BOUNDSCOPE_CACHE")

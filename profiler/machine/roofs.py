@@ -80,6 +80,24 @@ class Roofs(msgspec.Struct, frozen=True, omit_defaults=True):
         one = self.flops_1.get("special", 0.0) if serial else 0.0
         return one or self.flops.get("special", 0.0) or self.flops_for("fp32", matrix=False)
 
+    def with_measured(self, measured: Roofs) -> Roofs:
+        """These roofs with what was measured in the place of what a data sheet says.
+
+        Measured are matrix products: where matrix units do FP32 and FP64 too, the rate is theirs.
+        """
+        flops = dict(self.flops)
+        for dtype, rate in measured.flops.items():
+            flops[f"{dtype}_matrix" if f"{dtype}_matrix" in flops else dtype] = rate
+        bandwidth = measured.bandwidth if measured.memory_bandwidth else self.bandwidth
+        return msgspec.structs.replace(
+            self,
+            flops=flops,
+            bandwidth=bandwidth,
+            source=measured.source,
+            device=measured.device,
+            notes=[*self.notes, *measured.notes],
+        )
+
     def ridge(self, dtype: str) -> float:
         """Roofline ridge point, FLOP/byte: less intensity than this is bound by memory."""
         bandwidth = self.memory_bandwidth
