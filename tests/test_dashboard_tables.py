@@ -16,7 +16,7 @@ from boundscope.profiler.library import find_sources, list_entries, stored_diagn
 from boundscope.profiler.run.load import MetricTable, RankData, Run, SpanTable, StackTable
 from boundscope.profiler.run.manifest import write_manifest
 from boundscope.profiler.tables.flame import flame_tree, phases_seen
-from boundscope.profiler.tables.job import collective_rows, step_grid, wait_grid
+from boundscope.profiler.tables.job import job_collectives, step_grid, wait_grid
 from boundscope.profiler.tables.longest import PHASE_WORDS, longest_steps
 from boundscope.profiler.tables.memory import device_memory, growth
 from boundscope.profiler.tables.metrics import panels
@@ -169,12 +169,24 @@ def test_busbw_counts_from_the_last_arrival_as_nccl_tests_do() -> None:
     features = features_of([[collective(0, 40)], [collective(30, 40)]])
 
     # When
-    (row,) = collective_rows(features)
+    (row,) = job_collectives(features)
 
     # Then
     assert row.moving_ms == pytest.approx(10)
     assert row.waiting_ms == pytest.approx(15)
-    assert row.bus_bytes_per_s == pytest.approx(100e6)
+    assert row.busbw == pytest.approx(100e6)
+
+
+def test_a_gathered_size_is_what_comes_out_of_all_ranks() -> None:
+    # Given: each of two ranks puts in 1 MB and gets 2 MB; NCCL's tests count those, at (n - 1) / n
+    one = Collective("gloo:all_gather", 0, 0, 1_000_000, 30 * MS, 40 * MS)
+
+    # When
+    (row,) = job_collectives(features_of([[one], [one]]))
+
+    # Then
+    assert row.bytes == 2_000_000
+    assert row.busbw == pytest.approx(2e6 / 10e-3 / 2)
 
 
 def test_one_rank_has_no_matrix_of_waits() -> None:

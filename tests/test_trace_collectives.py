@@ -19,13 +19,22 @@ CORPUS = os.environ.get("BOUNDSCOPE_CORPUS", "")
 corpus = pytest.mark.skipif(not CORPUS, reason="BOUNDSCOPE_CORPUS is not set")
 
 
-def nccl(start: float, end: float, elements: int, group: str, ranks: str) -> dict[str, Any]:
+def nccl(
+    start: float,
+    end: float,
+    elements: int,
+    group: str,
+    ranks: str,
+    *,
+    name: str = "allreduce",
+    out: int | None = None,
+) -> dict[str, Any]:
     args = {
         "device": 0,
         "stream": 20,
-        "Collective name": "allreduce",
+        "Collective name": name,
         "In msg nelems": elements,
-        "Out msg nelems": elements,
+        "Out msg nelems": elements if out is None else out,
         "Group size": ranks.count(",") + 1,
         "dtype": "Float",
         "Process Group Name": group,
@@ -70,6 +79,105 @@ def test_bus_factors_are_those_of_nccls_tests(operation: str, factor: float | No
     assert bus_factor(operation, 1) is None
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        # as c10d's ProcessGroupNCCL records them (record_param_comms)
+        ("allreduce", "all_reduce"),
+        ("allreduce_coalesced", "all_reduce"),
+        ("_allgather_base", "all_gather"),
+        ("allgather_into_tensor_coalesced", "all_gather"),
+        ("all_gather", "all_gather"),
+        ("_reduce_scatter_base", "reduce_scatter"),
+        ("reduce_scatter_tensor_coalesced", "reduce_scatter"),
+        ("_broadcast_oop", "broadcast"),
+        ("_reduce_oop", "reduce"),
+        ("all_to_allv", "all_to_all"),
+        ("send", "send"),
+        ("recv", "recv"),
+        ("gather", "gather"),
+        ("scatter", "scatter"),
+        ("barrier", "barrier"),
+        ("fancy", "fancy"),
+    ],
+)
+def test_collectives_have_one_name_whatever_the_build_calls_them(
+    tmp_path: Path, said: str, name: str
+) -> None:
+    trace = trace_of(tmp_path, "t.json", [nccl(0, 10, 100, "0", "[0, 1]", name=said)])
+
+    (found,) = device_collectives(trace)
+
+    assert (found.name, found.operation) == (f"nccl:{name}", name)
+
+
+@pytest.mark.parametrize(
+    ("said", "put_in", "out", "size"),
+    [
+        # 4 ranks, elements of 4 bytes; sizes as nccl-tests' PERFORMANCE.md defines them
+        ("allreduce", 100, 100, 400),
+        ("_allgather_base", 100, 400, 1600),
+        ("_allgather_base", 100, 0, 1600),  # only what goes in is told
+        ("_reduce_scatter_base", 400, 100, 1600),
+        ("all_to_all", 400, 400, 1600),
+        ("broadcast", 100, 100, 400),
+        ("gather", 100, 400, 1600),  # the root
+        ("gather", 100, 0, 1600),  # another rank
+        ("scatter", 400, 100, 1600),
+        ("scatter", 0, 100, 1600),
+        ("send", 100, 100, 400),
+    ],
+)
+def test_sizes_are_those_of_nccls_tests_whichever_rank_tells_them(
+    tmp_path: Path, said: str, put_in: int, out: int, size: int
+) -> None:
+    event = nccl(0, 10, put_in, "0", "[0, 1, 2, 3]", name=said, out=out)
+
+    (use,) = collective_uses({0: trace_of(tmp_path, "t.json", [event])}, 4)
+
+    assert use.bytes == size
+    assert use.dtype == "float"
+    assert use.algbw == pytest.approx(size / 10e-6)
+
+
+@pytest.mark.parametrize("elements", [10**30, 2**62, -5, "many", None, 1.5])
+def test_numbers_that_count_nothing_are_no_sizes(tmp_path: Path, elements: Any) -> None:
+    event = nccl(0, 10, elements, "0", "[0, 1]")
+    event["args"]["Group size"] = elements
+
+    (use,) = collective_uses({0: trace_of(tmp_path, "t.json", [event])}, 2)
+
+    assert (use.bytes, use.busbw, use.group_size) == (None, None, 2)
+
+
+def test_ranks_that_put_in_different_amounts_take_part_in_the_same_exchange(
+    tmp_path: Path,
+) -> None:
+    def rank(number: int, start: float, put_in: int) -> Trace:
+        event = nccl(start, 50, put_in, "0", "[0, 1]", name="all_to_allv", out=1_000 - put_in)
+        return trace_of(tmp_path, f"{number}.json", [event])
+
+    traces = {0: rank(0, 0, 100), 1: rank(1, 30, 900)}
+
+    (use,) = collective_uses(traces)
+
+    assert (use.calls, use.ranks, use.waits_included) == (1, 2, False)
+    assert use.moving_ms == pytest.approx(0.020)
+    assert use.waiting_ms == pytest.approx(0.015)
+
+
+def test_sends_of_two_ranks_are_not_taken_for_one_exchange(tmp_path: Path) -> None:
+    # Both stages send once a step, at other times: activations on, gradients back.
+    traces = {
+        0: trace_of(tmp_path, "0.json", [nccl(0, 10, 100, "0", "[0, 1]", name="send")]),
+        1: trace_of(tmp_path, "1.json", [nccl(500, 510, 100, "0", "[0, 1]", name="send")]),
+    }
+
+    transfers = transfers_of({n: device_collectives(trace) for n, trace in traces.items()})
+
+    assert {n: total(found) for n, found in transfers.items()} == {0: 10_000, 1: 10_000}
+
+
 def test_bandwidth_counts_from_the_last_ranks_arrival(tmp_path: Path) -> None:
     # 1,000,000 floats; rank 1 arrives 30 us later; bytes move for 10 us.
     both = "[0, 1]"
@@ -80,7 +188,7 @@ def test_bandwidth_counts_from_the_last_ranks_arrival(tmp_path: Path) -> None:
 
     (use,) = collective_uses(ranks)
 
-    assert (use.operation, use.group_size, use.calls, use.ranks) == ("nccl:allreduce", 2, 1, 2)
+    assert (use.operation, use.group_size, use.calls, use.ranks) == ("nccl:all_reduce", 2, 1, 2)
     assert use.bytes == 4_000_000
     assert not use.waits_included
     assert use.moving_ms == pytest.approx(0.010)
@@ -122,7 +230,7 @@ def test_times_and_sizes_agree_with_another_programs_table() -> None:
 
     uses = {(use.operation, use.bytes): use for use in collective_uses({0: read_trace(path)}, 8)}
 
-    large = uses["nccl:allreduce", 17_632_384]
+    large = uses["nccl:all_reduce", 17_632_384]
     assert large.calls == 3
     assert large.total_ms == pytest.approx(26.79824, rel=1e-6)
     assert large.waits_included

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,26 +14,12 @@ from ..features import Features
 from ..timeline import Timeline
 from ..trace.collectives import Collective, clock_offsets, is_complete, paired, to_intervals
 from ..trace.intervals import total
+from .trace_collectives import CollectiveUse, Exchange, link_of, uses_of
 
 Float = npt.NDArray[np.float64]
 
 MAX_COLUMNS = 120
 """Columns of the heat map of step times: steps are put together until they fit."""
-
-BUS_FACTORS: dict[str, Callable[[int], float]] = {
-    "all_reduce": lambda n: 2 * (n - 1) / n,
-    "allreduce": lambda n: 2 * (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_gather": lambda n: float(n - 1),
-    "allgather": lambda n: float(n - 1),
-    "all_to_all": lambda n: (n - 1) / n,
-    "alltoall": lambda n: (n - 1) / n,
-    "broadcast": lambda _: 1.0,
-    "reduce": lambda _: 1.0,
-    "send_recv": lambda _: 1.0,
-}
-"""Bus bytes for each byte that one rank puts in (nccl-tests, PERFORMANCE.md). There all-gather
-counts the gathered size, n times what one rank puts in."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +42,6 @@ class WaitGrid:
     wait_ms: Float
     collectives: int
     steps: int
-
-
-@dataclass(frozen=True)
-class CollectiveRow:
-    """Collectives of one name and size. Times in ms are means over ranks and calls.
-
-    `moving_ms` counts from the last rank's arrival, `waiting_ms` is what the mean rank waited for
-    it; they are of the collectives that every rank recorded, where there are such.
-    `bus_bytes_per_s` is busbw as nccl-tests define it, None where size or factor is unknown.
-    """
-
-    name: str
-    bytes: int
-    calls: int
-    moving_ms: float
-    waiting_ms: float
-    bus_bytes_per_s: float | None
 
 
 def step_grid(lines: Mapping[int, Timeline]) -> StepGrid:
@@ -115,36 +84,22 @@ def wait_grid(features: Features) -> WaitGrid | None:
     return WaitGrid(ranks, waits * 1e-6 / max(1, steps), len(groups), steps)
 
 
-def collective_rows(features: Features) -> list[CollectiveRow]:
-    """Return the collectives by name and size, those that took longest first."""
+def job_collectives(features: Features) -> list[CollectiveUse]:
+    """Return the collectives by operation, group and size, the most exposed first."""
     by_rank = _by_rank(features)
     if not by_rank:
         return []
-    ahead = _ahead(features, by_rank)
-    sums: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    groups = paired(by_rank)
-    common = [group for group in groups if is_complete(group, by_rank)]
-    for group in common or groups:
-        complete = is_complete(group, by_rank)
-        last = max(c.start_ns - ahead[rank] for rank, c in group.items())
-        for rank, c in group.items():
-            arrived = min(max(last + ahead[rank], c.start_ns), c.end_ns) if complete else c.start_ns
-            sums[c.name, c.bytes].append((c.end_ns - arrived, arrived - c.start_ns))
-    world = max(features.run.world_size, len(by_rank))
-    rows = [_collective(key, times, len(by_rank), world) for key, times in sums.items()]
-    return sorted(rows, key=lambda row: -row.calls * (row.moving_ms + row.waiting_ms))
-
-
-def _collective(
-    key: tuple[str, int], times: list[tuple[float, float]], ranks: int, world: int
-) -> CollectiveRow:
-    name, size = key
-    moving, waiting = (float(np.mean(part)) for part in zip(*times, strict=True))
-    factor = BUS_FACTORS.get(name.split(":")[-1].lower().lstrip("_"))
-    rate = None
-    if factor is not None and size > 0 and moving > 0 and world > 1:
-        rate = size * factor(world) / (moving * 1e-9)
-    return CollectiveRow(name, size, len(times) // ranks or 1, moving * 1e-6, waiting * 1e-6, rate)
+    hosts = {rank.data.host for rank in features.ranks}
+    device = next((rank.roofs.device for rank in features.ranks if rank.roofs), "")
+    return uses_of(
+        Exchange(
+            by_rank=by_rank,
+            ahead=_ahead(features, by_rank),
+            unhidden={rank.rank: rank.unhidden for rank in features.ranks},
+            world=max(features.run.world_size, len(by_rank)),
+            link=link_of(device) if len(hosts) <= 1 else ("", None),
+        )
+    )
 
 
 def _by_rank(features: Features) -> dict[int, list[Collective]]:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..machine.catalogue import lookup
-from ..trace.arguments import tensor_bytes
 from ..trace.collectives import (
     Collective,
     clock_offsets,
     device_collectives,
     host_collectives,
     is_complete,
+    operation_of,
     paired,
 )
-from ..trace.device import device_time, device_work
+from ..trace.device import device_work
 from ..trace.host import training_thread
-from ..trace.intervals import EMPTY, Union, intersect, subtract, total, union
-from ..trace.kernels import enclosing_events, innermost_ops
-from ..trace.table import Category, Signature, Trace
+from ..trace.intervals import Union, intersect, total, union
+from ..trace.table import Trace
+from ..trace.unhidden import unhidden_time
 
 LINKS = ("nvlink", "xgmi", "c2c", "pcie")
 """Links of the catalogue, the one that collectives of one host take first."""
@@ -38,10 +37,11 @@ class CollectiveUse:
     the last rank's arrival to the end, over the calls that every rank of the group recorded; where
     there are none (`waits_included`), the median whole duration, waits for late ranks included, so
     that bandwidths are lower bounds. `exposed_ms` is the time that no computing hides, per rank.
-    `algbw` is bytes/time, `busbw` that times the operation's factor, `best_busbw` the fastest
-    call's, all bytes/s (nccl-tests, PERFORMANCE.md). `link` is the fastest link of the device in
-    the catalogue and `link_share` busbw's share of its figure; ranks of several hosts have slower
-    ones between them.
+    `waiting_ms` is what the mean rank waited for the last one, a call. `algbw` is bytes/time,
+    `busbw` that times the operation's factor, `best_busbw` the fastest call's, all bytes/s
+    (nccl-tests, PERFORMANCE.md). `link` is the fastest link of the device in the catalogue and
+    `link_share` busbw's share of its figure; ranks of several hosts have slower ones between them.
+    `dtype` is the elements' type as recorded, `members` the group's ranks, else its name.
     """
 
     operation: str
@@ -60,22 +60,31 @@ class CollectiveUse:
     link: str
     link_bytes_per_s: float | None
     link_share: float | None
+    waiting_ms: float = 0.0
+    dtype: str = ""
+    members: str = ""
 
 
-_FACTORS: tuple[tuple[re.Pattern[str], Callable[[int], float]], ...] = (
-    (re.compile("allreduce"), lambda n: 2 * (n - 1) / n),
-    (re.compile("reducescatter|allgather|alltoall"), lambda n: (n - 1) / n),
-    (re.compile("broadcast|reduce|send|recv"), lambda _: 1.0),
-)
-"""First match wins, on the name without "_" (nccl-tests, PERFORMANCE.md)."""
+_FACTORS: dict[str, Callable[[int], float]] = {
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "all_gather": lambda n: (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+    "gather": lambda n: (n - 1) / n,
+    "scatter": lambda n: (n - 1) / n,
+    "broadcast": lambda _: 1.0,
+    "reduce": lambda _: 1.0,
+    "send": lambda _: 1.0,
+    "recv": lambda _: 1.0,
+    "send_recv": lambda _: 1.0,
+}
+"""busbw over algbw (nccl-tests, PERFORMANCE.md)."""
 
 
 def bus_factor(operation: str, ranks: int) -> float | None:
     """busbw over algbw as nccl-tests define them; None for an operation that moves no message."""
-    plain = operation.rpartition(":")[2].replace("_", "").lower()
-    if ranks < 2:
-        return None
-    return next((factor(ranks) for pattern, factor in _FACTORS if pattern.search(plain)), None)
+    factor = _FACTORS.get(operation_of(operation.rpartition(":")[2]))
+    return factor(ranks) if factor is not None and ranks > 1 else None
 
 
 def collective_uses(traces: Mapping[int, Trace], world_size: int = 0) -> list[CollectiveUse]:
@@ -84,21 +93,39 @@ def collective_uses(traces: Mapping[int, Trace], world_size: int = 0) -> list[Co
     `world_size` stands in where a collective does not say how large its group is.
     """
     by_rank = {rank: _collectives(trace) for rank, trace in traces.items()}
-    ahead = clock_offsets(by_rank) if len(by_rank) > 1 else dict.fromkeys(by_rank, 0)
-    sizes = {rank: _sizes(trace, by_rank[rank]) for rank, trace in traces.items()}
-    groups: dict[tuple[str, str, int], list[dict[int, Collective]]] = defaultdict(list)
-    for together in paired(by_rank):
-        rank, first = next(iter(together.items()))
-        size = sizes[rank].get(first.row, -1)
-        groups[first.name, first.key[2], size].append(together)
-    shared = _Shared(
+    exchange = Exchange(
         by_rank=by_rank,
-        ahead=ahead,
-        unhidden={rank: _unhidden(trace) for rank, trace in traces.items()},
+        ahead=clock_offsets(by_rank) if len(by_rank) > 1 else dict.fromkeys(by_rank, 0),
+        unhidden={rank: unhidden_time(trace) for rank, trace in traces.items()},
         world=world_size or len(traces),
-        link=_link(traces),
+        link=link_of(next(filter(None, map(_device_name, traces.values())), "")),
     )
-    uses = [_use(key, members, shared) for key, members in groups.items()]
+    return uses_of(exchange)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What several ranks recorded of their collectives.
+
+    `ahead` is what each rank's clock is ahead, ns; `unhidden` the time in which a rank computes
+    nothing, in its own clock; `world` how many ranks there are; `link` a name and bytes/s.
+    """
+
+    by_rank: Mapping[int, Sequence[Collective]]
+    ahead: Mapping[int, int]
+    unhidden: Mapping[int, Union]
+    world: int
+    link: tuple[str, float | None] = ("", None)
+
+
+def uses_of(exchange: Exchange) -> list[CollectiveUse]:
+    """The collectives by operation, group and size, most exposed first."""
+    groups: dict[tuple[str, str, int], list[dict[int, Collective]]] = defaultdict(list)
+    for together in paired(exchange.by_rank):
+        first = next(iter(together.values()))
+        size = max(c.message_bytes(c.group_size or exchange.world) for c in together.values())
+        groups[first.name, first.members, size].append(together)
+    uses = [_use(key, members, exchange) for key, members in groups.items()]
     return sorted(uses, key=lambda use: -use.exposed_ms)
 
 
@@ -108,81 +135,34 @@ def _collectives(trace: Trace) -> list[Collective]:
     return host_collectives(trace, training_thread(trace))
 
 
-def _sizes(trace: Trace, collectives: list[Collective]) -> dict[int, int]:
-    """Bytes by event as NCCL's tests define them; none for those whose size is not recorded.
-
-    From the kernel's own arguments, else from the first tensor of the op that launched it, which
-    is what one rank puts in: an all-gather's output has that from each rank.
-    """
-    events = trace.events
-    sizes = {c.row: int(events.bytes[c.row]) for c in collectives if events.bytes[c.row] > 0}
-    open_ = [c for c in collectives if c.row not in sizes]
-    rows = np.array([c.row for c in open_], np.int64)
-    if not len(rows) or not device_work(trace).any():
-        return sizes
-    ops = innermost_ops(trace, rows, enclosing_events(trace))
-    for collective, op in zip(open_, ops.tolist(), strict=True):
-        signature = int(events.signature[op]) if op >= 0 else -1
-        if signature < 0:
-            continue
-        recorded = trace.signatures[signature]
-        put_in = tensor_bytes(Signature(recorded.dims[:1], recorded.types[:1]))
-        gathers = "allgather" in collective.name.replace("_", "")
-        if put_in > 0 and (collective.group_size or not gathers):
-            sizes[collective.row] = put_in * (collective.group_size if gathers else 1)
-    return sizes
-
-
-def _unhidden(trace: Trace) -> Union:
-    """The time in which nothing computes: on the device, else in the training thread."""
-    device = device_time(trace)
-    events = trace.events
-    if device is not None:
-        return device.exposed_communication
-    start = events.start_ns
-    end = start + events.duration_ns
-    if not len(start):
-        return EMPTY
-    mine = (events.thread == training_thread(trace)) & (events.category == Category.CPU_OP)
-    whole = (np.array([start.min()]), np.array([end.max()]))
-    return subtract(whole, union(start[mine], end[mine]))
-
-
-def _link(traces: Mapping[int, Trace]) -> tuple[str, float | None]:
-    for trace in traces.values():
-        properties = trace.metadata.get("deviceProperties")
-        first = properties[0] if isinstance(properties, list) and properties else None
-        name = first.get("name") if isinstance(first, dict) else None
-        device = lookup(name) if isinstance(name, str) else None
-        for link in LINKS if device is not None else ():
-            if device is not None and link in device.link_gb_per_s:
-                return link, device.link_gb_per_s[link] * 1e9
+def link_of(device_name: str) -> tuple[str, float | None]:
+    """The fastest link of a device in the catalogue and its bytes/s; ("", None) without one."""
+    device = lookup(device_name) if device_name else None
+    for link in LINKS if device is not None else ():
+        if device is not None and link in device.link_gb_per_s:
+            return link, device.link_gb_per_s[link] * 1e9
     return "", None
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What all rows need: collectives, clocks and unhidden time by rank, and the link."""
-
-    by_rank: Mapping[int, list[Collective]]
-    ahead: Mapping[int, int]
-    unhidden: Mapping[int, Union]
-    world: int
-    link: tuple[str, float | None]
+def _device_name(trace: Trace) -> str:
+    properties = trace.metadata.get("deviceProperties")
+    first = properties[0] if isinstance(properties, list) and properties else None
+    name = first.get("name") if isinstance(first, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _use(
-    key: tuple[str, str, int], members: list[dict[int, Collective]], shared: _Shared
+    key: tuple[str, str, int], members: list[dict[int, Collective]], exchange: Exchange
 ) -> CollectiveUse:
-    name, _, size = key
-    complete = [group for group in members if is_complete(group, shared.by_rank)]
-    times = [_moving_ns(group, shared.ahead) for group in complete] or [
+    name, who, size = key
+    complete = [group for group in members if is_complete(group, exchange.by_rank)]
+    times = [_moving_ns(group, exchange.ahead) for group in complete] or [
         float(c.end_ns - c.start_ns) for group in members for c in group.values()
     ]
     known = [c for group in members for c in group.values()]
     ranks = len({rank for group in members for rank in group})
-    ranks_of_group = known[0].group_size or shared.world
-    link, rate = shared.link
+    ranks_of_group = known[0].group_size or exchange.world
+    link, rate = exchange.link
     moving = float(np.median(times))
     algbw = size / moving * 1e9 if size > 0 and moving > 0 else None
     factor = bus_factor(name, ranks_of_group)
@@ -192,19 +172,22 @@ def _use(
         operation=name,
         group=known[0].group,
         group_size=ranks_of_group,
-        bytes=size if size >= 0 else None,
+        bytes=size if size > 0 else None,
         calls=len(known) // ranks,
         ranks=ranks,
         total_ms=sum(c.end_ns - c.start_ns for c in known) / ranks * 1e-6,
         moving_ms=moving * 1e-6,
         waits_included=not complete,
-        exposed_ms=_exposed_ns(members, shared.unhidden) / ranks * 1e-6,
+        exposed_ms=_exposed_ns(members, exchange.unhidden) / ranks * 1e-6,
         algbw=algbw,
         busbw=busbw,
         best_busbw=best,
         link=link,
         link_bytes_per_s=rate,
         link_share=busbw / rate if busbw is not None and rate else None,
+        waiting_ms=_waited_ns(complete, exchange.ahead) * 1e-6,
+        dtype=next((c.dtype for c in known if c.dtype), ""),
+        members=who,
     )
 
 
@@ -213,6 +196,17 @@ def _moving_ns(group: Mapping[int, Collective], ahead: Mapping[int, int]) -> flo
     arrived = max(c.start_ns - ahead[rank] for rank, c in group.items())
     ended = float(np.median([c.end_ns - ahead[rank] for rank, c in group.items()]))
     return max(0.0, ended - arrived)
+
+
+def _waited_ns(groups: Sequence[Mapping[int, Collective]], ahead: Mapping[int, int]) -> float:
+    """What the mean rank waited for the last one's arrival, a call."""
+    waits = []
+    for group in groups:
+        arrived = max(c.start_ns - ahead[rank] for rank, c in group.items())
+        waits += [
+            max(0, min(arrived + ahead[rank], c.end_ns) - c.start_ns) for rank, c in group.items()
+        ]
+    return float(np.mean(waits)) if waits else 0.0
 
 
 def _exposed_ns(members: list[dict[int, Collective]], unhidden: Mapping[int, Union]) -> int:

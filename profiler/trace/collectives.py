@@ -6,13 +6,17 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .arguments import ITEM_BYTES
 from .device import communication_work
+from .device_steps import launch_ns
 from .intervals import Union, union
+from .kernels import enclosing_events, innermost_ops
 from .steps import find_steps
 from .table import Signature, Trace
 
@@ -25,30 +29,41 @@ HOST_PREFIXES = ("gloo:", "mpi:")
 MIN_COMMON = 3
 """Clocks are aligned by at least so many collectives that all ranks recorded."""
 
-_ELEMENT_BYTES = {
-    "float": 4,
-    "double": 8,
-    "half": 2,
-    "bfloat16": 2,
-    "c10::half": 2,
-    "c10::bfloat16": 2,
-    "long": 8,
-    "long int": 8,
-    "int": 4,
-    "unsigned char": 1,
-    "signed char": 1,
-    "byte": 1,
-    "char": 1,
-    "bool": 1,
-}
+OPERATIONS = (
+    ("allreduce", "all_reduce"),
+    ("reducescatter", "reduce_scatter"),
+    ("allgather", "all_gather"),
+    ("alltoall", "all_to_all"),
+    ("sendrecv", "send_recv"),
+    ("broadcast", "broadcast"),
+    ("barrier", "barrier"),
+    ("gather", "gather"),
+    ("scatter", "scatter"),
+    ("reduce", "reduce"),
+    ("send", "send"),
+    ("recv", "recv"),
+)
+"""What a name holds, without "_", and the operation that it means: the first that fits. c10d's
+metadata says "allreduce_coalesced", "_allgather_base", "reduce_scatter_tensor_coalesced"."""
+
+MAX_COUNT = 1 << 48
+"""More elements than any memory holds: such a number is damaged."""
+
+UNEVEN = frozenset({"all_to_all", "gather", "scatter", "send_recv"})
+"""Operations whose ranks may put in different amounts. NCCL's kernel of an all-to-all is called
+SendRecv, which is all that a trace without metadata says."""
+
+POINT_TO_POINT = frozenset({"send", "recv"})
+"""One rank's send meets another one's recv: calls of one name on several ranks are no pair."""
 
 
 @dataclass(frozen=True)
 class Collective:
     """One collective as one rank saw it: `step` and `ordinal` pair it with the other ranks'.
 
-    `bytes` is what one rank puts in, 0 where the trace does not tell. `group` names the process
-    group and `group_ranks` its members, where recorded. `row` is the event's index in its trace.
+    `bytes` is what one rank puts in and `received` what it gets out, 0 where the trace does not
+    tell; `dtype` the elements' type as recorded, in lower case. `group` names the process group and
+    `group_ranks` its members, where recorded. `row` is the event's index in its trace.
     """
 
     name: str
@@ -61,12 +76,39 @@ class Collective:
     group: str = ""
     group_ranks: tuple[int, ...] = ()
     row: int = field(default=-1, compare=False)
+    received: int = field(default=0, compare=False)
+    dtype: str = field(default="", compare=False)
+
+    @property
+    def operation(self) -> str:
+        """The name without its library: "all_reduce" of "nccl:all_reduce"."""
+        return self.name.rpartition(":")[2]
+
+    @property
+    def members(self) -> str:
+        """Who takes part: the ranks of the group, else the group's name."""
+        return ",".join(map(str, self.group_ranks)) or self.group
 
     @property
     def key(self) -> tuple[int, str, str, int, int]:
         """What the same collective has in common on all ranks."""
-        members = ",".join(map(str, self.group_ranks)) or self.group
-        return self.step, self.name, members, self.bytes, self.ordinal
+        size = 0 if self.operation in UNEVEN else self.bytes
+        return self.step, self.name, self.members, size, self.ordinal
+
+    def message_bytes(self, ranks: int) -> int:
+        """Its size among so many ranks as NCCL's tests define it, 0 where the trace does not tell.
+
+        Of an all-gather and a gather all that comes out, of a scatter all that goes in, else what
+        one rank puts in or gets, the larger (nccl-tests, PERFORMANCE.md).
+        """
+        gathered = self.bytes * ranks
+        if self.operation == "all_gather":
+            return self.received if self.received > self.bytes else gathered
+        if self.operation == "gather":
+            return gathered or self.received
+        if self.operation == "scatter":
+            return max(self.bytes, self.received * ranks)
+        return max(self.bytes, self.received)
 
 
 def host_collectives(trace: Trace, main: int) -> list[Collective]:
@@ -74,61 +116,89 @@ def host_collectives(trace: Trace, main: int) -> list[Collective]:
     events = trace.events
     names = [i for i, name in enumerate(trace.names) if name.startswith(HOST_PREFIXES)]
     chosen = np.flatnonzero(np.isin(events.name, names) & (events.thread != main))
-    sizes = [_signature_bytes(trace, int(i)) for i in chosen]
-    return _numbered(trace, chosen, [trace.names[events.name[i]] for i in chosen], sizes)
+    said = []
+    for row in chosen.tolist():
+        library, _, rest = trace.names[events.name[row]].partition(":")
+        said.append(_Said(f"{library}:{operation_of(rest) or rest}", *_put_in(trace, row)))
+    return _numbered(trace, chosen, said, events.start_ns[chosen])
 
 
 def device_collectives(trace: Trace) -> list[Collective]:
-    """Communication kernels of a device, numbered within their step."""
+    """Communication kernels of a device, numbered within their step.
+
+    Their sizes come from their own arguments, else from the op that launched them.
+    """
     chosen = np.flatnonzero(communication_work(trace))
+    said = [_device_said(trace, row) for row in chosen.tolist()]
+    open_ = [index for index, one in enumerate(said) if not one.bytes and not one.received]
+    if open_:
+        ops = innermost_ops(trace, chosen[open_], enclosing_events(trace))
+        for index, op in zip(open_, ops.tolist(), strict=True):
+            if op >= 0:
+                said[index] = said[index].of_op(*_put_in(trace, op))
+    return _numbered(trace, chosen, said, launch_ns(trace, chosen))
+
+
+class _Said(NamedTuple):
+    """What the trace says of one collective."""
+
+    name: str
+    bytes: int
+    dtype: str
+    received: int = 0
+
+    def of_op(self, size: int, dtype: str) -> _Said:
+        """The same with the size of the first tensor of the op that launched it."""
+        return self._replace(bytes=size, dtype=self.dtype or dtype)
+
+
+def _device_said(trace: Trace, row: int) -> _Said:
     events = trace.events
-    names, sizes = [], []
-    for i in chosen:
-        args = trace.args[events.args[i]] if events.args[i] >= 0 else {}
-        names.append(_collective_name(trace.names[events.name[i]], args))
-        sizes.append(_args_bytes(args))
-    return _numbered(trace, chosen, names, sizes)
+    args = trace.args[events.args[row]] if events.args[row] >= 0 else {}
+    dtype = str(args.get("dtype", "")).lower()
+    item = ITEM_BYTES.get(dtype, 0)
+    put_in, got = (_count(args.get(f"{way} msg nelems")) for way in ("In", "Out"))
+    recorded = max(0, int(events.bytes[row]))  # of one way or the other
+    return _Said(
+        name=_collective_name(trace.names[events.name[row]], args),
+        bytes=(put_in or 0) * item,
+        dtype=dtype,
+        received=recorded if got is None else got * item,
+    )
+
+
+def _count(value: object) -> int | None:
+    """A number of elements or ranks; None for what cannot be one."""
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT
+    return value if known else None  # type: ignore[return-value]
+
+
+def operation_of(name: str) -> str:
+    """The operation that a name of c10d, a library or a kernel means; "" where none is known."""
+    plain = name.lower().replace("_", "")
+    return next((meant for mark, meant in OPERATIONS if mark in plain), "")
 
 
 def _collective_name(kernel: str, args: dict[str, object]) -> str:
     """The operation: as NCCL's metadata names it, else from the kernel's name."""
     said = args.get("Collective name")
     if isinstance(said, str) and said:
-        return f"nccl:{said}"
-    lowered = kernel.lower()
-    for mark, name in (
-        ("allreduce", "all_reduce"),
-        ("all_reduce", "all_reduce"),
-        ("reducescatter", "reduce_scatter"),
-        ("allgather", "all_gather"),
-        ("sendrecv", "send_recv"),
-        ("alltoall", "all_to_all"),
-        ("broadcast", "broadcast"),
-        ("reduce", "reduce"),
-    ):
-        if mark in lowered:
-            return f"nccl:{name}"
-    return "nccl:communication"
+        return f"nccl:{operation_of(said) or said}"
+    return f"nccl:{operation_of(kernel) or 'communication'}"
 
 
-def _args_bytes(args: dict[str, object]) -> int:
-    elements, dtype = args.get("In msg nelems"), str(args.get("dtype", "")).lower()
-    size = _ELEMENT_BYTES.get(dtype, 0)
-    return int(elements) * size if isinstance(elements, int) else 0
-
-
-def _signature_bytes(trace: Trace, event: int) -> int:
-    """Bytes of a collective's first tensor argument; 0 where shapes were not recorded."""
+def _put_in(trace: Trace, event: int) -> tuple[int, str]:
+    """Bytes and type of an op's first tensor argument; 0 where shapes were not recorded."""
     index = int(trace.events.signature[event])
     signature = trace.signatures[index] if index >= 0 else Signature()
     if not signature.dims or not signature.types:
-        return 0
-    size = _ELEMENT_BYTES.get(str(signature.types[0]).lower(), 4)
+        return 0, ""
+    dtype = str(signature.types[0]).lower()
     dims = signature.dims[0]
     tensors = (
         dims if isinstance(dims, tuple) and any(isinstance(d, tuple) for d in dims) else [dims]
     )
-    return sum(_elements(shape) for shape in tensors) * size
+    return sum(_elements(shape) for shape in tensors) * ITEM_BYTES.get(dtype, 4), dtype
 
 
 def _elements(shape: object) -> int:
@@ -137,34 +207,39 @@ def _elements(shape: object) -> int:
     return math.prod(shape)
 
 
-def _numbered(trace: Trace, rows: Int64, names: list[str], sizes: list[int]) -> list[Collective]:
-    """Number collectives within step, name, size and group, in order of their start."""
+def _numbered(trace: Trace, rows: Int64, said: list[_Said], began_ns: Int64) -> list[Collective]:
+    """Number collectives within step, name, size and group, in order of their start.
+
+    `began_ns` says to which step each belongs: when it was launched. Steps that were found on the
+    device hold what begins in them.
+    """
     events = trace.events
     steps = find_steps(trace)
-    seen: dict[tuple[int, str, int, str], int] = defaultdict(int)
+    seen: dict[tuple[int, str, str, int, int], int] = defaultdict(int)
+    began_ns = events.start_ns[rows] if steps.on_device else began_ns
+    places = np.searchsorted(steps.start_ns, began_ns, side="right") - 1
     result = []
-    for row, name, size in zip(rows.tolist(), names, sizes, strict=True):
+    for row, one, at in zip(rows.tolist(), said, places.tolist(), strict=True):
         start = int(events.start_ns[row])
-        at = int(np.searchsorted(steps.start_ns, start, side="right")) - 1
-        step = int(steps.number[at]) if at >= 0 else -1
         args = trace.args[events.args[row]] if events.args[row] >= 0 else {}
-        size_of_group, group = args.get("Group size"), str(args.get("Process Group Name", ""))
+        group = str(args.get("Process Group Name", ""))
         ranks = _group_ranks(args.get("Process Group Ranks"))
-        same = step, name, size, ",".join(map(str, ranks)) or group
         found = Collective(
-            name=name,
-            step=step,
-            ordinal=seen[same],
-            bytes=size,
+            name=one.name,
+            step=int(steps.number[at]) if at >= 0 else -1,
+            ordinal=0,
+            bytes=one.bytes,
             start_ns=start,
             end_ns=start + int(events.duration_ns[row]),
-            group_size=size_of_group if isinstance(size_of_group, int) else len(ranks),
+            group_size=_count(args.get("Group size")) or len(ranks),
             group=group,
             group_ranks=ranks,
             row=row,
+            received=one.received,
+            dtype=one.dtype,
         )
-        seen[same] += 1
-        result.append(found)
+        seen[found.key] += 1
+        result.append(replace(found, ordinal=seen[found.key] - 1))
     return result
 
 
@@ -178,8 +253,11 @@ def _group_ranks(text: object) -> tuple[int, ...]:
 def is_complete(group: Mapping[int, Collective], recorded: Iterable[int]) -> bool:
     """Whether all recorded ranks that take part are there, and more than one does.
 
-    Where a group's members are not known, all recorded ranks take part.
+    Where a group's members are not known, all recorded ranks take part. Sends and receipts are
+    never complete: which of them belong together is not recorded.
     """
+    if next(iter(group.values())).operation in POINT_TO_POINT:
+        return False
     members = next(iter(group.values())).group_ranks
     expected = [rank for rank in recorded if not members or rank in members]
     return len(group) == len(expected) > 1
