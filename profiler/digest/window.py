@@ -8,15 +8,24 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..features import device_roofs
+from ..device_roofs import device_roofs
 from ..tables.lanes import Lane, Lanes, Row, lanes
-from ..tables.trace_kernels import CopyRow, TensorCoreUse, copy_rows, tensor_core_use
+from ..tables.trace_kernels import (
+    CopyRow,
+    KernelRow,
+    TensorCoreUse,
+    copy_rows,
+    kernel_rows,
+    tensor_core_use,
+)
 from ..tables.trace_memory import LiveMemory, live_at_peak, memory_curves
-from ..tables.trace_ops import HostDeviceTime, module_times
+from ..tables.trace_ops import HostDeviceTime, module_times, op_times
+from ..tables.trace_steps import StepOutlier, step_outliers, step_parts
 from ..tables.trace_syncs import SyncSpot, sync_spots
 from ..timeline import Timeline
 from ..trace.device import device_time
 from ..trace.device_division import divide_device
+from ..trace.launch_queue import LaunchQueue, launch_queues
 from ..trace.memory_events import read_memory_events
 from ..trace.table import Trace
 from .store import encode
@@ -44,10 +53,31 @@ class Peak(msgspec.Struct, frozen=True):
     live: list[LiveMemory]
 
 
+class QueueRow(msgspec.Struct, frozen=True):
+    """The launch queue of one device over the window: see `trace.launch_queue.LaunchQueue`."""
+
+    device: int
+    work: int
+    mean_depth: float
+    max_depth: int
+    empty_share: float
+    starved_share: float
+    drained_steps: float
+    median_delay_us: float | None
+    p90_delay_us: float | None
+
+
 class Tables(msgspec.Struct, frozen=True):
-    """The tables of a window; empty where nothing of the kind was recorded."""
+    """The tables of a window; empty where nothing of the kind was recorded.
+
+    `outliers` are steps far above the median, with what was longer in them.
+    """
 
     events: int
+    kernels: list[KernelRow] = []
+    ops: list[HostDeviceTime] = []
+    queues: list[QueueRow] = []
+    outliers: list[StepOutlier] = []
     tensor_cores: list[TensorCoreUse] = []
     copies: list[CopyRow] = []
     syncs: list[SyncSpot] = []
@@ -77,16 +107,41 @@ class Window:
     tables: Tables
 
 
-def window(line: Timeline, trace: Trace) -> Window:
-    """Return what is shown of a trace, whose rank took the steps of `line`."""
-    return Window(lanes(line, trace), _tables(trace))
+def window(line: Timeline, trace: Trace, run: Path | None = None) -> Window:
+    """Return what is shown of a trace, whose rank took the steps of `line`.
+
+    `run`: the folder of the run, which may hold measured roofs.
+    """
+    return Window(lanes(line, trace), _tables(trace, run))
 
 
-def _tables(trace: Trace) -> Tables:
+def _queue(queue: LaunchQueue) -> QueueRow:
+    median, p90 = (
+        None if ns is None else ns * 1e-3 for ns in (queue.median_delay_ns, queue.p90_delay_ns)
+    )
+    return QueueRow(
+        device=queue.device,
+        work=queue.work,
+        mean_depth=queue.mean_depth,
+        max_depth=queue.max_depth,
+        empty_share=queue.empty_share,
+        starved_share=queue.starved_share,
+        drained_steps=queue.drained_steps,
+        median_delay_us=median,
+        p90_delay_us=p90,
+    )
+
+
+def _tables(trace: Trace, run: Path | None) -> Tables:
     device = device_time(trace)
-    divided = divide_device(trace, device.window, device_roofs(trace)) if device else None
+    divided = divide_device(trace, device.window, device_roofs(trace, run)) if device else None
+    parts = step_parts(trace)
     return Tables(
         events=len(trace.events),
+        kernels=kernel_rows(divided.kernels)[:MAX_ROWS] if divided is not None else [],
+        ops=op_times(trace)[:MAX_ROWS] if divided is not None else [],
+        queues=[_queue(queue) for queue in launch_queues(trace)],
+        outliers=step_outliers(parts)[:MAX_ROWS] if parts is not None else [],
         tensor_cores=tensor_core_use(divided.kernels) if divided is not None else [],
         copies=copy_rows(trace, device)[:MAX_ROWS] if device is not None else [],
         syncs=sync_spots(trace, divided)[:MAX_ROWS] if divided is not None else [],

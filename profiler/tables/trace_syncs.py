@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from ..trace.device import device_work
 from ..trace.device_division import DeviceWindow
-from ..trace.idle import COPY, SYNCHRONISE, host_calls, matching
+from ..trace.idle import COPY, host_calls, is_wait, matching
 from ..trace.intervals import covered, nest, subtract
 from ..trace.kernels import launching_calls
-from ..trace.table import Category, Int32, Int64, Trace
+from ..trace.table import Category, Int64, Trace
 
 MAX_STACK = 8
 """Frames kept of a stack, innermost first."""
 
-_QUERY = re.compile("Query")
-"""Asks whether an event has come to pass, and returns at once."""
+_BLOCK_ROWS = 1 << 20
 
-_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[str, ...]]
+_PYTHON, _CPU_OP = int(Category.PYTHON), int(Category.CPU_OP)
 
 _LIBRARIES = ("torch/", "<", "threading.py", "contextlib.py", "nn.Module: ", "autograd/")
 
@@ -46,33 +44,39 @@ class SyncSpot:
     idle_ms: float
 
 
-def sync_spots(trace: Trace, divided: DeviceWindow) -> list[SyncSpot]:
+def sync_spots(trace: Trace, divided: DeviceWindow, most: int | None = None) -> list[SyncSpot]:
     """Places that synchronise within a window, those that wait longest first.
 
-    Calls that wait by name, and copies whose call returns only after the copy has ended.
+    Calls that wait by name, and copies whose call returns only after the copy has ended; of more
+    than `most`, those in which the device idles longest.
     """
     events = trace.events
     rows = _synchronising(trace, (divided.start_ns, divided.end_ns))
     if not len(rows):
         return []
-    ops, frames, texts = _context(trace, rows)
-    start, end = events.start_ns[rows], events.start_ns[rows] + events.duration_ns[rows]
     whole = (np.array([divided.start_ns]), np.array([divided.end_ns]))
-    idle = covered(subtract(whole, divided.device.busy), start, end)
-    groups: dict[_Place, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows.tolist()):
-        groups[int(events.name[row]), ops[index], frames[index], texts[index]].append(index)
+    idle_time = subtract(whole, divided.device.busy)
+    if most is not None and len(rows) > most:
+        idle = covered(idle_time, events.start_ns[rows], _end(trace, rows))
+        rows = np.sort(rows[np.argsort(-idle, kind="stable")[:most]])
+    contexts = _contexts(trace, rows)
+    start, end = events.start_ns[rows], _end(trace, rows)
+    idle = covered(idle_time, start, end)
+    groups: dict[tuple[int, _Context], list[int]] = defaultdict(list)
+    for index, (name, context) in enumerate(zip(events.name[rows].tolist(), contexts, strict=True)):
+        groups[name, context].append(index)
+    waited = end - start
     spots = []
-    for (name, op, around, text), members in groups.items():
-        stack = tuple(trace.names[frame] for frame in around) or text
+    for (name, context), members in groups.items():
+        stack = tuple(trace.names[frame] for frame in context.frames) or context.text
         spots.append(
             SyncSpot(
                 call=trace.names[name],
-                op=trace.names[op] if op >= 0 else "",
+                op=trace.names[context.op] if context.op >= 0 else "",
                 frame=_own_frame(stack),
                 stack=stack[:MAX_STACK],
                 calls=len(members),
-                waited_ms=float((end - start)[members].sum()) * 1e-6,
+                waited_ms=float(waited[members].sum()) * 1e-6,
                 idle_ms=float(idle[members].sum()) * 1e-6,
             )
         )
@@ -84,7 +88,8 @@ def _synchronising(trace: Trace, window: tuple[int, int]) -> Int64:
     events = trace.events
     inside = (events.start_ns >= window[0]) & (events.start_ns < window[1])
     inside &= host_calls(trace)
-    waits = inside & matching(trace, SYNCHRONISE) & ~matching(trace, _QUERY)
+    named = np.fromiter(map(is_wait, trace.names), np.bool_, len(trace.names))
+    waits = inside & named[events.name]
     copies = inside & matching(trace, COPY)
     if copies.any():
         work = np.flatnonzero(device_work(trace))
@@ -100,46 +105,61 @@ def _end(trace: Trace, rows: Int64) -> Int64:
     return end
 
 
-def _context(
-    trace: Trace, rows: Int64
-) -> tuple[list[int], list[tuple[int, ...]], list[tuple[str, ...]]]:
-    """For each call: the outermost op's name, the Python frames' names from the innermost out, and
-    the stack that an op around it recorded as text; -1 and () where there is none."""
+class _Context(NamedTuple):
+    """What is around an event, as indices into the names.
+
+    `op` is the outermost op, -1 without one; `frames` the Python frames, innermost first; `text`
+    the stack that the nearest op recorded as text, () where there is none.
+    """
+
+    op: int = -1
+    frames: tuple[int, ...] = ()
+    text: tuple[str, ...] = ()
+
+
+_OUTSIDE = _Context()
+
+
+def _contexts(trace: Trace, rows: Int64) -> list[_Context]:
+    """The context of each of these calls."""
     events = trace.events
-    place = {row: index for index, row in enumerate(rows.tolist())}
-    ops = [-1] * len(rows)
-    frames: list[tuple[int, ...]] = [()] * len(rows)
-    texts: list[tuple[str, ...]] = [()] * len(rows)
-    around = np.isin(events.category, (Category.CPU_OP, Category.PYTHON))
-    around[rows] = True
+    found = dict.fromkeys(rows.tolist(), _OUTSIDE)
     for thread in np.unique(events.thread[rows]).tolist():
-        mine = np.flatnonzero(around & (events.thread == thread))
-        parent = nest(events.start_ns[mine], events.duration_ns[mine]).parent
-        for index in np.flatnonzero(np.isin(mine, rows)).tolist():
-            chain = _ancestors(mine, parent, index)
-            at = place[int(mine[index])]
-            above = [row for row in chain if events.category[row] == Category.CPU_OP]
-            above = [row for row in above if not _is_step(trace, row)]
-            ops[at] = int(events.name[above[-1]]) if above else -1
-            python = [row for row in chain if events.category[row] == Category.PYTHON]
-            frames[at] = tuple(int(events.name[row]) for row in python)
-            if not python:
-                texts[at] = next((s for s in (_call_stack(trace, row) for row in above) if s), ())
-    return ops, frames, texts
+        mine = _around(trace, thread, rows[events.thread[rows] == thread])
+        parents = nest(events.start_ns[mine], events.duration_ns[mine]).parent.tolist()
+        kinds, names = events.category[mine].tolist(), events.name[mine].tolist()
+        steps = {name for name in set(names) if trace.names[name].startswith("ProfilerStep#")}
+        inside: list[_Context] = []  # what each event makes of its own context, for those in it
+        for row, parent, kind, name in zip(mine.tolist(), parents, kinds, names, strict=True):
+            context = inside[parent] if parent >= 0 else _OUTSIDE  # a parent comes before it
+            if row in found:
+                found[row] = context
+            if kind == _PYTHON:
+                context = context._replace(frames=(name, *context.frames))
+            elif kind == _CPU_OP and name not in steps:
+                op = name if context.op < 0 else context.op
+                context = _Context(op, context.frames, _call_stack(trace, row) or context.text)
+            inside.append(context)
+    return [found[row] for row in rows.tolist()]
 
 
-def _ancestors(rows: Int64, parent: Int32, index: int) -> list[int]:
-    chain = []
-    above = int(parent[index])
-    while above >= 0:
-        chain.append(int(rows[above]))
-        above = int(parent[above])
-    return chain
+def _around(trace: Trace, thread: int, calls: Int64) -> Int64:
+    """The calls, which are of this thread, and its ops and Python frames that hold any of them.
 
-
-def _is_step(trace: Trace, row: int) -> bool:
-    name: str = trace.names[trace.events.name[row]]
-    return name.startswith("ProfilerStep#")
+    In blocks: the result takes memory, the events do not.
+    """
+    events = trace.events
+    begins = events.start_ns[calls]  # the rows of a trace are in order of time
+    found = [calls]
+    for first in range(0, len(events), _BLOCK_ROWS):
+        block = slice(first, first + _BLOCK_ROWS)
+        kinds = np.isin(events.category[block], (Category.CPU_OP, Category.PYTHON))
+        mine = first + np.flatnonzero(kinds & (events.thread[block] == thread))
+        start = events.start_ns[mine]
+        inside = np.searchsorted(begins, start, side="left")
+        holds = inside < np.searchsorted(begins, start + events.duration_ns[mine], side="right")
+        found.append(mine[holds])
+    return np.unique(np.concatenate(found))
 
 
 def _call_stack(trace: Trace, row: int) -> tuple[str, ...]:
