@@ -39,8 +39,8 @@ FOLLOWED_SLOTS = ("input", "host", "compute", "memory", "storage", "evaluation")
 """What can make a rank late."""
 
 WORK_SLOTS = ("compute", "memory")
-"""A rank with more of both has more work: no removal of one of them ends the others' wait, even work
-does."""
+"""A rank with more of both has more work: taking away one of them does not end the others' wait,
+even work does."""
 
 ONE_KIND = 2 / 3
 """From this part of a rank's excess on, a single slot of work made it late: without that slot most
