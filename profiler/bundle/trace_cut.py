@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnusableData
-from ..redact.redactor import Known, Redactor
+from ..redact.known import Known
+from ..redact.redactor import Redactor
 from .layout import MAX_TRACE_BYTES, MAX_TRACE_EVENTS
 from .trace_events import WholeEvent, read_events, starts_us
 from .trace_redact import TraceRedactor

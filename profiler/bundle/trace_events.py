@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..redact import kinds
-from ..redact.redactor import Known
+from ..redact.known import Known
 from ..trace.decode import AnyEvent, EventDecoder
 from ..trace.document import Documents
 from ..trace.notes import Notes

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..redact import kinds
+from ..redact import named
 from ..redact.redactor import Redactor
 from .trace_events import NOTHING, WholeEvent
 
@@ -39,6 +39,7 @@ _DEVICE_CATEGORIES = _words(
 )
 MAX_DEPTH = 8
 MAX_KNOWN = 200_000
+_OPTION = re.compile(r"--?[A-Za-z]")
 _QUOTED_NUMBER = re.compile(rb"\"-?\d{1,20}(?:\.\d{1,9})?\"")
 _DIGITS = frozenset(b"-0123456789")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -134,7 +135,7 @@ class TraceRedactor:
                 self._clean.clear()
                 self._clean_json.clear()
             self._clean.add(text)
-            if not kinds.SECRET_NAME.search(text):
+            if not named.is_private(text):
                 self._clean_json.add(msgspec.json.encode(text))
 
     def _arguments(self, raw: msgspec.Raw, where: str) -> msgspec.Raw:
@@ -154,25 +155,38 @@ class TraceRedactor:
     def _value(self, value: Any, where: str, depth: int) -> Any:
         if isinstance(value, str):
             return value if value in self._clean else self._text(value, where)
+        if not isinstance(value, list | dict):
+            return value
+        if depth >= MAX_DEPTH:
+            return None
         if isinstance(value, list):
-            if depth >= MAX_DEPTH:
-                return None
+            if _is_command(value):
+                return self._redactor.arguments(value, where)
             return [self._value(item, where, depth + 1) for item in value]
-        if isinstance(value, dict):
-            if depth >= MAX_DEPTH:
-                return None
-            return {
-                self._text(key, where): self._named(key, item, where, depth)
-                for key, item in value.items()
-            }
-        return value
+        return {
+            self._text(key, where): self._named(key, item, where, depth)
+            for key, item in value.items()
+        }
 
     def _named(self, key: str, value: Any, where: str, depth: int) -> Any:
-        if isinstance(value, str) and kinds.SECRET_NAME.search(key):
-            return self._redactor.secret(value, where)
-        if isinstance(value, int | float):
+        """A value by its name: a secret of any form is replaced as a whole."""
+        if isinstance(value, bool) or value is None:
             return value
+        if named.SECRET_NAME.search(key) or named.SERIAL_NAME.search(key):
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            shown = self._redactor.named_value(key, text, where)
+            return value if shown == text else shown
+        if named.HOST_NAME.search(key):
+            hosts = value if isinstance(value, list) else [value]
+            if all(isinstance(host, str) for host in hosts):
+                shown_hosts = [self._redactor.named_value(key, host, where) for host in hosts]
+                return shown_hosts if isinstance(value, list) else shown_hosts[0]
         return self._value(value, where, depth + 1)
+
+
+def _is_command(value: list[Any]) -> bool:
+    """Whether a list has options among its words, whose values may be private."""
+    return all(isinstance(item, str) for item in value) and any(map(_OPTION.match, value))
 
 
 def _time(raw: msgspec.Raw) -> msgspec.Raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .kinds import GROUPS, KEEPABLE, parse_keep
-from .redactor import Known, Redaction, Redactor
+from .known import Known
+from .redactor import Redaction, Redactor
 
 __all__ = ["GROUPS", "KEEPABLE", "Known", "Redaction", "Redactor", "parse_keep"]

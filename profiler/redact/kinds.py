@@ -47,8 +47,9 @@ TOKEN = re.compile(
     r"|xox[abeoprs]-[\w-]{10,}|gl(?:pat|dt|rt)-[\w-]{16,}"
     r"|AIza[\w-]{30,}|ya29\.[\w.-]{20,}"
     r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|dckr_pat_[\w-]{16,}|nvapi-[\w-]{16,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
-    r")",
+    r")"
+    # Looked for where a word begins: it needs a dot behind as many characters as there may be.
+    r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",
     re.IGNORECASE,
 )
 """Formats that their issuers publish, so that leaked ones can be found."""
@@ -57,25 +58,16 @@ AUTHORIZATION = re.compile(
     r"\b(bearer|basic|digest|negotiate)(\s+)([A-Za-z0-9+/=_.~:-]{8,})", re.IGNORECASE
 )
 
-_KEY_WORD = (
-    r"(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|authorization"
-    r"|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key|secret[_-]?key|account[_-]?key"
-    r"|auth[_-]?key|signing[_-]?key|encryption[_-]?key|ssh[_-]?key|license[_-]?key"
-    r"|signature|session[_-]?id|cookie|webhook)"
+URL = re.compile(
+    r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>]*[^\s\"'<>)\],.;!]|\bgit@[\w.-]+:[\w./~-]+"
 )
-SECRET_NAME = re.compile(rf"(?:^|[^A-Za-z]|(?<=[a-z])(?=[A-Z])){_KEY_WORD}$", re.IGNORECASE)
-"""Names of options, variables and keys whose value is a secret. `tokenizer` and `tokens` are
-none."""
-
-ASSIGNED = re.compile(
-    rf"((?<![A-Za-z])(?:[A-Za-z0-9]+[_-])*{_KEY_WORD})"
-    r"""(["']?\s*(?:=|:(?!:))\s*["']?|\s+(?:is\s+)?(?=[^\s=:]*\d))"""
-    r"""([^\s"',;&]+)""",
-    re.IGNORECASE,
+URL_PARTS = re.compile(
+    r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^/?#]*@|[^/?#@:]*:(?!\d+(?:[/?#]|$)).*@)?"
+    r"(?P<place>[^?#]*)(?P<rest>[?#].*)?",
+    re.DOTALL,
 )
-"""`token=…`, `"api_key": "…"`, `password …`: name, what is between, value."""
-
-URL = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{1,20})://[^\s\"'<>|]+|\bgit@[\w.-]+:[\w./~-]+")
+"""Whoever logs in stands before the host, also where a password has a slash in it; not a version
+in a path (`host/project@v1`)."""
 
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 
@@ -83,41 +75,67 @@ MAC = re.compile(
     r"(?<![0-9A-Fa-f:.-])(?:[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2}(?:\1[0-9A-Fa-f]{2}){4}(?:\1[0-9A-Fa-f]{2}"
     r"\1[0-9A-Fa-f]{2})?)|[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4})(?![0-9A-Fa-f:-])"
     r"|(?<=enx)[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+    r"|(?<![0-9A-Fa-f:.])(?:[0-9A-Fa-f]{4}:){3}[0-9A-Fa-f]{4}(?![0-9A-Fa-f:])"
+    r"|(?<![0-9A-Za-z])0x(?!0000)[0-9A-Fa-f]{16}(?![0-9A-Za-z])"
 )
-"""With colons, dashes or dots, also of 8 bytes (InfiniBand GUIDs); and in systemd's names of
-interfaces, enx001122334455."""
+"""With colons, dashes or dots, also of 8 bytes (InfiniBand GUIDs, as 0x506b4b0300c1e2f4 too, which
+no pointer of today's machines is); and in systemd's names of interfaces, enx001122334455."""
 
-IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
+VERSION_BEFORE = re.compile(
+    r"(?<![A-Za-z])(?:v|version|ver|release|driver|lib\w*|cu(?:da)?\d*|rocm\d*|cudnn\d*|nccl\d*"
+    r"|cublas\w*|cufft\w*|torch|tensorrt|nvidia)[\s_=:-]{0,3}$",
+    re.IGNORECASE,
+)
+"""Before four numbers that are a version: nvidia_curand_cu12-10.3.2.106."""
+VERSIONS_BELOW = 16
+"""What is written as one with a name is a version where it begins with a lower number than this,
+and is of no network of one's own: CUDA's libraries have come to 13."""
+
 DASHED_IP = re.compile(r"(?<![\w])ip-\d{1,3}(?:-\d{1,3}){3}(?:\.[\w.-]+)?", re.IGNORECASE)
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 HARMLESS_ADDRESSES = ("127.0.0.1", "0.0.0.0", "255.255.255.255", "::1", "::")  # noqa: S104
 
 UUID = re.compile(
     r"(?<![0-9A-Za-z])((?:GPU|MIG|CPU|NIC|DPU)-(?:GPU-)?)?[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-"
-    r"[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}(?:/\d+/\d+)?",
+    r"[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}(?:/\d+/\d+)?|(?<![0-9A-Za-z])(GPU|MIG)-[0-9A-Fa-f]{8,}"
+    r"(?:-[0-9A-Fa-f]{1,12})*(?![0-9A-Za-z])",
     re.IGNORECASE,
 )
+"""As `CUDA_VISIBLE_DEVICES` takes them, also by their first digits alone."""
 
-SERIAL = re.compile(
-    r"(\b(?:serial|s/n|asset[ _-]?tag)(?:[ _-]?(?:number|no\.?|num))?[\"']?\s*[:=#]?\s*[\"']?)"
-    r"([A-Z0-9][A-Z0-9-]{5,})",
-    re.IGNORECASE,
+ACCOUNT = re.compile(
+    r"(?<![\w.@+-])([A-Za-z_][\w.-]+)@(?!plt\b|got\b|\w*LIBC|CXX|v?\d)([A-Za-z][\w-]{2,})"
+    r"(?![\w@(]|\.\w)"
 )
+"""Somebody on a host, as ssh and prompts write it; not the version of a symbol."""
 
-_LABELS = r"(?<![\w./@-])(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
-INNER_HOSTNAME = re.compile(
-    _LABELS + r"(?:internal|localdomain|lan|corp|intra|intranet)(?![\w(-]|\.\w)", re.IGNORECASE
+LABELS = r"(?<![\w./@-])(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
+"""The parts of a host's full name but for the last one."""
+
+NO_CODE = r"(?![\w(\[-]|\.\w)"
+"""What does not follow upon a host's name: a call, or another part."""
+
+_INNER = r"internal|localdomain|lan|corp|intra|intranet"
+_COUNTRIES = (
+    r"ae|ar|at|au|be|bg|br|ca|ch|cn|cz|de|dk|ee|es|eu|fi|fr|gr|hk|hr|hu|id|ie|il|in|ir|is|it|jp"
+    r"|ke|kr|kz|lt|lu|lv|mx|my|ng|nl|no|nz|ph|pk|pl|pt|qa|ro|ru|sa|se|sg|si|sk|th|tr|tw|ua|uk|vn|za"
 )
-"""Hosts of a network of one's own; also told from the names of modules."""
+_NAMED_LIKE_CODE = r"ar|at|id|in|ir|is|my|no|pt|si|th"
+_BELOW_COUNTRIES = rf"(?:ac|co|com|edu|gov|org)\.(?:{_COUNTRIES})"
+
+NAME_HOSTNAME = re.compile(
+    rf"{LABELS}(?:{_INNER}|com|org|edu|gov|mil|{_BELOW_COUNTRIES}){NO_CODE}", re.IGNORECASE
+)
+"""Full names of hosts that are also told from the names of modules."""
 
 HOSTNAME = re.compile(
-    _LABELS
-    + r"(?:internal|local|localdomain|lan|corp|intra|intranet|home|cluster|com|net|org|edu|gov|mil"
-    r"|cloud|ai|io|de|uk|fr|ch|nl|cn|jp|eu)(?![\w(-]|\.\w)",
+    rf"{LABELS}(?:{_INNER}|local|home|cluster|com|net|org|edu|gov|mil|cloud|ai|io"
+    rf"|{_BELOW_COUNTRIES}|(?!(?:{_NAMED_LIKE_CODE})\b)(?:{_COUNTRIES})){NO_CODE}",
     re.IGNORECASE,
 )
-"""Full names of hosts. Domains that are also endings of files or attributes (.py, .sh) are not
-looked for."""
+"""Full names of hosts in a text. Domains that are also endings of files or attributes (.py, .sh,
+.is, .in) are not looked for."""
 
 HOME_PARENTS = ("/home/", "/Users/", "/users/", "/u/", "/scratch/", "\\Users\\", ":/Users/")
 """Folders under which each user has one, with what stands around their names; /data/home/ and the
@@ -128,11 +146,6 @@ HOME = re.compile(
     r"([A-Za-z0-9_][\w.@+-]*)"
 )
 """A user's own folder."""
-
-PATH = re.compile(
-    r"(?:file:/{2,3}|(?<![\w/…<>%)\]-])(?<!(?<!\w)\.)/|(?<![\w/])(?:~[\w-]*/|\.\./)|(?<!\w)[A-Za-z]:[\\/]+|\\\\)"
-    r"[^\s:\"'<>|,;()\[\]{}*?`=\x00-\x1f]+"
-)
 
 
 def _words(text: str) -> frozenset[str]:

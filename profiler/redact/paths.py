@@ -10,6 +10,33 @@ from .kinds import HOME
 SHORTENED = "…"
 """Stands for the part of a path that was left out."""
 
+_DRIVE = r"[A-Za-z]:[\\/]+|\\\\"
+_FILE = r"file:/{2,3}"
+_ABOVE = r"~[\w-]*[\\/]|\.\.[\\/]"
+_PATHLIKE = r"(?=[\w.@+~$%{-])"
+_SPACED = r"(?:[^\\/:*?\"<>|;\x00-\x1f]{1,80}\\+)*"
+_REST = r"(?:\\[ ]|:(?=[^\s/\"'<>|;`]{1,64}/)|[^\s:\"'<>|;`\x00-\x1f])+"
+
+PATH = re.compile(
+    rf"(?:(?<!\w)(?:{_DRIVE}){_SPACED}"
+    rf"|{_FILE}"
+    rf"|(?<![\w/…<>%)\]-])(?<!(?<!\w)\.)/+{_PATHLIKE}"
+    rf"|(?<=(?<![\w-])-[A-Za-z])/{_PATHLIKE}"  # as compilers take them: -I/opt
+    rf"|(?<![\w/\\])(?:{_ABOVE})"
+    rf"){_REST}"
+)
+"""A path within a text. Once begun it goes on through signs that file names have, too: =(),[].
+On Windows folders have spaces in them: what another backslash ends is one."""
+
+_BEGINS = rf"(?:{_FILE}|/{{1,2}}(?![\s/])|{_ABOVE}|{_DRIVE})"
+QUOTED_PATH = re.compile(
+    rf"(?<!\\)(?:(\\*\")({_BEGINS}[^\"\n]{{1,4096}})\1|(\\*')({_BEGINS}[^'\n]{{1,4096}})\3)"
+)
+"""A path with whatever is in it, spaces as well."""
+
+_PLACE = re.compile(r"\((?:\d{1,9}|\+?0x[0-9a-fA-F]{1,16})\)$")
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+
 _LIBRARY = re.compile(r".*/((?:site|dist)-packages/.*)", re.DOTALL)
 _STANDARD = re.compile(r".*/lib(?:64)?/(python[23][^/]*/.*)", re.DOTALL)
 _TORCH = re.compile(
@@ -77,3 +104,20 @@ def suffix(path: str) -> str:
 def last_part(path: str) -> str:
     """Return the name of the file or folder itself."""
     return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]
+
+
+def without_tail(path: str) -> str:
+    """Return what was found in a text without the signs of the sentence behind it.
+
+    Those are full stops and the like, brackets that the path did not open, and the line in it.
+    """
+    place = _PLACE.search(path)
+    if place is not None:
+        return path[: place.start()]
+    extra = {last: path.count(last) - path.count(first) for last, first in _PAIRS.items()}
+    end = len(path)
+    while end and (path[end - 1] in ".,!?*=([{" or extra.get(path[end - 1], 0) > 0):
+        if path[end - 1] in extra:
+            extra[path[end - 1]] -= 1
+        end -= 1
+    return path[:end]
