@@ -31,6 +31,7 @@ from .machine import calibrate
 from .machine.roofs import Roofs
 from .rules import discover
 from .rules.base import MIN_SHARE, RISKS, Evidenced
+from .run.files import read_whole
 from .run.load import Run, load_run
 from .run.manifest import FILE_NAME
 from .verdict import is_healthy, judge
@@ -172,8 +173,8 @@ def _is_claimed(finding: Finding, verdict: Verdict) -> bool:
 def find_roofs(run: Run, *, measure: bool) -> Roofs | None:
     """The roofs kept with the run, else those kept for this machine, else measured ones."""
     kept = run.folder / ROOFS_FILE
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(kept.read_bytes(), type=Roofs)
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return msgspec.json.decode(read_whole(kept), type=Roofs)
     process = next((rank.process for rank in run.ranks if rank.process), None)
     if process is None or not measure:
         return None

@@ -19,6 +19,7 @@ from .diagnosis import Diagnosis
 from .errors import UnusableData
 from .features import Features, derive, derive_from
 from .program import fingerprint
+from .run.files import read_whole
 from .run.load import RANK_FOLDER, RankData, Run, load_rank, load_run
 from .run.manifest import FILE_NAME, read_manifest
 from .run.status import effective_status, newest_record_ns
@@ -258,7 +259,7 @@ def stored_diagnosis(source: Source) -> Diagnosis | None:
     if source.kind != "run" or _mtime_ns(path) + COPY_SLACK_NS < newest:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Diagnosis)
+        return msgspec.json.decode(read_whole(path), type=Diagnosis)
     except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -350,25 +351,23 @@ def test_a_diagnosis_that_boundscope_never_makes_is_refused(
     assert slug_of(path) == "bundle-damaged"
 
 
-def nasty(members: Members) -> Members:
+def nasty(members: Members, text: str = NASTY) -> Members:
     """Every text of the diagnosis and of the run is nasty."""
 
     def edit(diagnosis: dict[str, Any]) -> None:
-        diagnosis["run"].update(id=NASTY, name=NASTY, devices=[NASTY])
-        diagnosis["verdict"]["headline"] = NASTY
+        diagnosis["run"].update(id=text, name=text, devices=[text])
+        diagnosis["verdict"]["headline"] = text
         for finding in diagnosis["findings"]:
-            finding.update(id=NASTY, title=NASTY)
-            finding["where"] = [{"file": NASTY, "line": 1, "function": NASTY, "op": NASTY}]
+            finding.update(id=text, title=text)
+            finding["where"] = [{"file": text, "line": 1, "function": text, "op": text}]
             for evidence in finding["evidence"]:
-                evidence["text"] = NASTY
-        diagnosis["missing"] = [
-            {"collector": NASTY, "reason": NASTY, "effect": NASTY, "detail": NASTY}
-        ]
-        diagnosis["warnings"] = [{"slug": NASTY, "text": NASTY}]
+                evidence["text"] = text
+        diagnosis["missing"] = [{"collector": text, "reason": text, "effect": text, "detail": text}]
+        diagnosis["warnings"] = [{"slug": text, "text": text}]
 
     manifest = json.loads(members["run/manifest.json"])
-    manifest.update(name=NASTY, command=[NASTY], id=NASTY)
-    manifest["environment"]["python"][NASTY] = NASTY
+    manifest.update(name=text, command=[text], id=text)
+    manifest["environment"]["python"][text] = text
     changed = members | {"run/manifest.json": json.dumps(manifest).encode()}
     return edited(changed, edit)
 
@@ -389,6 +388,30 @@ def test_nothing_that_a_terminal_obeys_is_printed(
     assert "<img src=x" in done.stdout.replace("\\", "")
     for character in "\x1b\x07\u202e":
         assert character not in done.stdout + done.stderr
+
+
+def test_no_name_in_a_bundle_is_markup_or_calls_anybody_in_markdown(
+    members: Members, tmp_path: Path
+) -> None:
+    # Given
+    lively = f"{NASTY}\n# own heading\n- [x] $y$ https://a.invalid www.b.invalid &#64;o #12 GH-7"
+    path = written(tmp_path / "x.boundscope.zip", nasty(members, lively))
+    plain = written(tmp_path / "y.boundscope.zip", nasty(members, "plain"))
+
+    # When
+    command = [sys.executable, "-m", "boundscope", "diagnose", "--markdown"]
+    shown, bare = (
+        subprocess.run([*command, str(p)], capture_output=True, text=True, timeout=60, check=True)
+        for p in (path, plain)
+    )
+
+    # Then
+    text = shown.stdout
+    assert "own heading" in text
+    assert len(text.splitlines()) == len(bare.stdout.splitlines())
+    for mark in ("<", ">", "#", "[", "$", "&"):
+        assert mark not in text.replace(f"\\{mark}", "")
+    assert re.findall(r"@\w|://|(?i:www)\.|#\d|GH-\d", text) == []
 
 
 def test_a_nasty_file_name_is_harmless_in_an_error(tmp_path: Path) -> None:
@@ -464,5 +487,6 @@ def test_a_damaged_bundle_is_the_run_or_one_sentence(
         diagnosis = diagnose_path(path)
     except BoundscopeError as error:
         slug = error.slug
-    assert slug in ("", "not-a-bundle", "bundle-unsafe", "bundle-damaged", "bundle-version")
+    sentences = ("not-a-bundle", "bundle-unsafe", "bundle-damaged", "bundle-version")
+    assert slug in ("", "bundle-unusable", *sentences)
     assert slug or diagnosis == peek(good)[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 import tempfile
 import threading
 import zipfile
@@ -33,7 +34,7 @@ from ..trace_run import load_traces
 from . import layout
 from .layout import BundleManifest, Member
 from .limits import Budget, check_members, check_trace, damaged, not_a_bundle, open_zip, unsafe
-from .record_limits import check_records
+from .record_limits import RecordBudget, check_records
 
 MAX_FINDINGS = 200
 MAX_RANKS = 100_000
@@ -42,6 +43,11 @@ MAX_OPEN = 16
 """Bundles that are kept unpacked at a time; opening another one gives the oldest up."""
 
 _BLOCK = 1 << 20
+_UNPACKING = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
+    ValueError,
+)
+"""What `zipfile` raises for a damaged member; for names that are no UTF-8 a ValueError."""
 T = TypeVar("T")
 
 
@@ -136,7 +142,7 @@ def peek(path: Path) -> tuple[Diagnosis, Manifest | None]:
 
     There is no manifest in a bundle of traces. Raises UnusableData.
     """
-    with open_zip(path) as file:
+    with strange_data(path), open_zip(path) as file:
         check_members(path, file.infolist())
         expected = _expected(_manifest(path, file))
         diagnosis = _diagnosis(path, file, expected)
@@ -164,14 +170,16 @@ def _unpack(path: Path, folder: Path) -> Bundle:
         expected = _expected(manifest)
         if {info.filename for info in members} != {*expected, layout.MANIFEST}:
             raise damaged(path, "its files are not those that it lists")
+        if any(expected[i.filename].size != i.file_size for i in members if i.filename in expected):
+            raise damaged(path, "its files have other sizes than it lists")
         diagnosis = _diagnosis(path, file, expected)
-        budget = Budget()
+        budget, records = Budget(), RecordBudget()
         for info in members:
             if info.filename.startswith((f"{layout.RUN_FOLDER}/", f"{layout.TRACE_FOLDER}/")):
                 target = folder / info.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _unpack_one(path, file, expected[info.filename], target)
-                _check_contents(path, info.filename, target, budget)
+                _check_contents(path, info.filename, target, budget, records)
     bundle = Bundle(path, folder, manifest, diagnosis)
     _check_kind(bundle)
     return bundle
@@ -255,7 +263,7 @@ def _member(path: Path, file: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]
     try:
         with file.open(name) as member:
             yield member
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _UNPACKING as error:
         raise damaged(path, f"{name} cannot be unpacked") from error
 
 
@@ -274,12 +282,14 @@ def _unpack_one(path: Path, file: zipfile.ZipFile, member: Member, target: Path)
         raise damaged(path, f"{member.name} is not the one that was put in")
 
 
-def _check_contents(path: Path, name: str, target: Path, budget: Budget) -> None:
+def _check_contents(
+    path: Path, name: str, target: Path, budget: Budget, records: RecordBudget
+) -> None:
     if name.endswith(".gz"):
         with target.open("rb") as file:
             check_trace(path, name, file, budget)
     elif name.endswith(".jsonl"):
-        why = check_records(target)
+        why = check_records(target, records)
         if why:
             raise unsafe(path, f"{name} {why}")
     elif target.stat().st_size > layout.MAX_JSON_BYTES:

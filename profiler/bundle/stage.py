@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,10 @@ from ...collectors.pyspy import read_part
 from ...collectors.records import Header, Manifest, Process, Record
 from ..diagnose import ROOFS_FILE, find_roofs
 from ..redact import Known, Redactor
-from ..redact.records import files_of, learn, redacted, redacted_manifest
+from ..redact.records import files_of, learn, redacted, redacted_manifest, redacted_roofs
 from ..run.load import RANK_FOLDER, Run
 from ..run.manifest import FILE_NAME
+from .record_limits import strange
 
 _NODE = re.compile(r"node-(.+)")
 _RECORDS = re.compile(r"([a-z]+)(-\d+)?\.jsonl")
@@ -145,9 +147,7 @@ def stage_run(
     (into / FILE_NAME).write_bytes(msgspec.json.format(text, indent=1))
     roofs = find_roofs(run, measure=False)
     if roofs is not None:
-        device = redactor.text(roofs.device, "processes") if roofs.device else roofs.device
-        notes = [redactor.text(note, "processes") for note in roofs.notes]
-        kept = msgspec.json.encode(msgspec.structs.replace(roofs, device=device, notes=notes))
+        kept = msgspec.json.encode(redacted_roofs(roofs, redactor))
         (into / ROOFS_FILE).write_bytes(msgspec.json.format(kept, indent=1))
         written.append((None, into / ROOFS_FILE))
     for source in sources:
@@ -155,7 +155,7 @@ def stage_run(
         path = into / _safe(folder) / source.name
         path.parent.mkdir(exist_ok=True)
         with path.open("ab") as file:
-            for record in read(source):
+            for record in filterfalse(strange, read(source)):
                 file.write(_encoder.encode(redacted(record, redactor)) + b"\n")
         written.append((source, path))
     return written

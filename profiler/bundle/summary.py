@@ -7,6 +7,7 @@ import re
 from ...collectors.records import Process
 from ..diagnosis import Diagnosis, Finding
 from ..printable import printable
+from ..report.escape import MAX_WORDS, escaped, slug
 from ..report.places import describe_place
 from ..run.load import Run
 from ..text import duration, milliseconds, percent, plural, scaled
@@ -17,23 +18,7 @@ MAX_COMMENT = 65_536
 AIM = 4_000
 MAX_FINDINGS = 3
 MAX_EVIDENCE = 3
-MAX_WORDS = 240
 MAX_HEADLINE = 400
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$])")
-_JOINER = "\u2060"  # no width, no break: takes a mention or an address its meaning
-_CALLING = re.compile(r"@(?=\w)|(?<=:)//|(?i:\bwww)(?=\.)")
-
-
-def escaped(text: str, limit: int = MAX_WORDS) -> str:
-    """Return text that Markdown shows as it is, on one line: no link, no mention, no markup."""
-    line = " ".join(printable(text).split())
-    line = line if len(line) <= limit else line[: limit - 1] + "…"
-    return _SPECIAL.sub(r"\\\1", _CALLING.sub(_parted, line))
-
-
-def _parted(match: re.Match[str]) -> str:
-    return match.group()[0] + _JOINER + match.group()[1:]
 
 
 def to_issue(diagnosis: Diagnosis, run: Run | None, file_name: str) -> str:
@@ -99,15 +84,11 @@ def _finding(number: int, finding: Finding) -> str:
 
 
 def _doubts(diagnosis: Diagnosis) -> list[str]:
-    lines = [f"- warning `{_slug(w.slug)}`: {escaped(w.text)}" for w in diagnosis.warnings[:3]]
+    lines = [f"- warning `{slug(w.slug)}`: {escaped(w.text)}" for w in diagnosis.warnings[:3]]
     missing = ", ".join(f"{m.collector} ({m.reason})" for m in diagnosis.missing[:8])
     if missing:
         lines.append(f"- not measured: {escaped(missing)}")
     return ["", *lines] if lines else []
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9-]", "", text)[:40]
 
 
 def _details(title: str, lines: list[str]) -> list[str]:

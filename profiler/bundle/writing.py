@@ -27,6 +27,8 @@ from ..run.manifest import FILE_NAME
 from ..trace_run import load_traces, trace_files
 from . import layout
 from .layout import BundleManifest, LeftOut, Member
+from .naming import own_name, shown_name
+from .record_limits import MAX_BYTES, RecordBudget, check_records
 from .stage import RecordSource, discover, of_this_machine, record_sources, stage_run
 from .summary import environment_text, to_issue
 from .trace_cut import Cut, Survey, survey, write_cut
@@ -59,9 +61,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle that was made: where, how large, what is in it, and the text for the issue."""
+    """A bundle that was made: where, how large, what is in it, and the text for the issue.
+
+    `called` is the file's name in that text: its own, without what is private in it.
+    """
 
     path: Path
+    called: str
     size: int
     manifest: BundleManifest
     diagnosis: Diagnosis
@@ -109,6 +115,7 @@ def make_bundle(
 ) -> Made:
     """Make the bundle of a run folder, a trace or a folder of traces, and write it to `target`.
 
+    A `target` that is a folder gets a file named after the run, without what is private in that.
     `keep` names groups of `redact.KEEPABLE` that are not redacted. Raises UnusableData where
     there is nothing to bundle, UsageError where it can't be written.
     """
@@ -124,6 +131,8 @@ def make_bundle(
         place.mkdir()
         bundle = _bundle_run if (path / FILE_NAME).exists() else _bundle_traces
         work, run = bundle(path, place, max_bytes, keep, tell)
+        if target.is_dir():
+            target /= own_name(path, work.redactor)
         tell("Putting it together")
         return _pack(work, run, target, max_bytes, keep)
 
@@ -226,12 +235,18 @@ def _take_records(
     ]
     sized.sort(key=lambda item: (item[0], item[3]))
     limit = room * RECORDS_SHARE
+    budget = RecordBudget(MAX_BYTES // 2)  # as of traces: well below what is read
     taken = 0
     for need, packed, source, path in sized:
         size = packed + BYTES_PER_MEMBER
         if need > 0 and taken + size > (room if need <= ALWAYS else limit):
             work.leave(_what(source, work.redactor), "it did not fit")
             continue
+        rest = RecordBudget(budget.left)
+        if source is not None and check_records(path, rest):
+            work.leave(_what(source, work.redactor), "it has more records than a bundle may")
+            continue
+        budget = rest
         taken += size
         work.add(path, _what(source, work.redactor))
     if taken > room:
@@ -367,7 +382,8 @@ def _pack(work: _Work, run: Run, target: Path, max_bytes: int, keep: frozenset[s
     )
     manifest = _staged_manifest(work)
     (work.folder / layout.ENVIRONMENT).write_text(environment_text(work.diagnosis, manifest))
-    markdown = to_issue(work.diagnosis, manifest, target.name)
+    called = shown_name(target, work.redactor)
+    markdown = to_issue(work.diagnosis, manifest, called)
     (work.folder / layout.REPORT).write_text(markdown)
     for name, what in (
         (layout.DIAGNOSIS, "diagnosis"),
@@ -387,7 +403,7 @@ def _pack(work: _Work, run: Run, target: Path, max_bytes: int, keep: frozenset[s
         same_from_data=same,
     )
     size = _write_zip(work, made, target, max_bytes)
-    return Made(target, size, made, work.diagnosis, markdown)
+    return Made(target, called, size, made, work.diagnosis, markdown)
 
 
 def _staged_manifest(work: _Work) -> Run | None:

@@ -41,22 +41,24 @@ def bundle(
     """Make one redacted file of a run, to attach to a bug report, and print the text for it."""
     from rich.console import Console
 
-    from ..bundle.layout import SUFFIX
     from ..bundle.writing import make_bundle
     from ..redact import parse_keep
 
     limit, kept = parse_size(max_size), parse_keep(keep)
     notes = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="boundscope-") as folder:
-        target = _target(output, path, SUFFIX)
-        place = Path(folder) / target.name if preview else target
+        target = Path() if output is None else output
+        place = Path(folder) if preview else target
         with notes.status("Making the bundle") as status:
             made = make_bundle(path, place, max_bytes=limit, keep=kept, progress=status.update)
         _account(made, notes, preview=preview)
     if preview:
         return
     typer.echo(made.markdown)
-    _line(notes, f"\n{target}: {_megabytes(made.size)}. Attach it, and paste the text above.")
+    if made.called != made.path.name:
+        text = "The file's own name holds what is redacted in it; the text calls it"
+        _line(notes, f"{text} {made.called}.", "yellow")
+    _line(notes, f"\n{made.path}: {_megabytes(made.size)}. Attach it, and paste the text above.")
 
 
 def parse_size(text: str) -> int:
@@ -71,17 +73,6 @@ def parse_size(text: str) -> int:
             "bad-option", f"--max-size takes a size, not {text!r}.", "e.g. --max-size 25MB"
         )
     return size
-
-
-def _target(output: Path | None, path: Path, suffix: str) -> Path:
-    """Return the file to write: in the current folder, named after the run's own folder."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-")
-    if path.is_file():
-        stem = "trace"  # the names of trace files begin with the host's
-    name = (stem or "run") + suffix
-    if output is None:
-        return Path(name)
-    return output / name if output.is_dir() else output
 
 
 def _account(made: Made, console: Console, *, preview: bool) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from ..diagnosis import Diagnosis, Finding
 from ..printable import printable_struct
 from ..text import duration, milliseconds, percent
+from .escape import escaped, slug
 from .places import describe_place
 
 MAX_FINDINGS = 3
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
+MAX_WORDS = 400
+"""Characters of one text: an evidence or a fix that boundscope writes has up to 300."""
 
 
 def to_markdown(diagnosis: Diagnosis) -> str:
@@ -35,14 +35,17 @@ def to_markdown(diagnosis: Diagnosis) -> str:
         lines += ["", *_finding(number, finding)]
     if diagnosis.missing:
         lines += ["", "Missing:"]
-        lines += [f"- {m.collector} ({m.reason}): {_text(m.effect)}" for m in diagnosis.missing]
-    lines += [f"- warning `{w.slug}`: {_text(w.text)}" for w in diagnosis.warnings]
+        lines += [
+            f"- {_text(m.collector)} ({_text(m.reason)}): {_text(m.effect)}"
+            for m in diagnosis.missing
+        ]
+    lines += [f"- warning `{slug(w.slug)}`: {_text(w.text)}" for w in diagnosis.warnings]
     return "\n".join(lines)
 
 
 def _finding(number: int, finding: Finding) -> list[str]:
     saving = finding.saving
-    lines = [f"{number}. **{_text(finding.title)}** (`{finding.id}`)"]
+    lines = [f"{number}. **{_text(finding.title)}** (`{slug(finding.id)}`)"]
     if saving.high > 0:
         lines[0] += (
             f": saves up to {percent(saving.mid)} of step time "
@@ -55,5 +58,4 @@ def _finding(number: int, finding: Finding) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is; line breaks become spaces."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return escaped(text, MAX_WORDS)

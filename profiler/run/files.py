@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ...collectors.records import Closed, Header, Record
+from .sound import is_sound
 
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
@@ -35,6 +39,8 @@ def read_records(path: Path, take: Callable[[Record], bool] | None = None) -> Re
     lie in memory as Python objects.
     """
     result = RecordFile(path, None)
+    if not os.path.isfile(path):
+        return result
     try:
         with path.open("rb") as file:
             for line in file:
@@ -42,6 +48,13 @@ def read_records(path: Path, take: Callable[[Record], bool] | None = None) -> Re
     except OSError:
         return result
     return result
+
+
+def read_whole(path: Path) -> bytes:
+    """Return what is in a file; raises OSError, also for a pipe or a device, which may not end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
 
 
 def _add(result: RecordFile, line: bytes, take: Callable[[Record], bool] | None) -> RecordFile:
@@ -64,8 +77,7 @@ def _add(result: RecordFile, line: bytes, take: Callable[[Record], bool] | None)
 
 def _decode(line: bytes) -> Record | None:
     try:
-        return _decoder.decode(line)
-    except msgspec.DecodeError:
-        return None
+        record = _decoder.decode(line)
     except (ValueError, RecursionError):
         return None
+    return record if is_sound(record) else None

@@ -11,6 +11,8 @@ import msgspec
 
 from ...collectors.records import Manifest
 from ..errors import UnusableData
+from .files import read_whole
+from .sound import is_sound
 
 FILE_NAME = "manifest.json"
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -74,8 +76,8 @@ def read_members(folder: Path) -> list[Manifest]:
     """The parts of all launchers that joined the run; one that cannot be read is left out."""
     found = []
     for path in sorted(folder.glob("node-*/launcher-*.json")):
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            found.append(msgspec.json.decode(path.read_bytes(), type=Manifest))
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            found.append(msgspec.json.decode(read_whole(path), type=Manifest))
     return found
 
 
@@ -83,16 +85,19 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a run folder's manifest; raises UnusableData when there is none or it is broken."""
     path = folder / FILE_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_whole(path), type=Manifest)
+        if not is_sound(manifest):
+            raise ValueError("it has numbers that cannot be")
     except FileNotFoundError:
         raise UnusableData(
             "no-manifest",
             f"{folder} is not a run folder: it has no {FILE_NAME}.",
             "name the folder that boundscope run made, e.g. one under runs/",
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableData(
             "broken-manifest",
             f"{path} cannot be read: {error}.",
             "the run's other files may still be good: restore the manifest from a copy",
         ) from error
+    return manifest
