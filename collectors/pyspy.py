@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,10 +29,16 @@ from .records import Frame, Reason, Record, Stack, Stacks
 
 BUCKET_NS = 1_000_000_000
 """Samples are written in groups of this length, so that each can be placed within a second."""
+MAX_LENGTH_US = 3_600_000_000
+MAX_SAMPLES = 1_000_000
+MAX_FRAMES_SEEN = 20_000_000
+MAX_LINE = 1 << 31
+"""Of one recording, which takes six seconds at no more than 20 samples each of them."""
 OUTER_FRAMES, INNER_FRAMES = 24, 72
 """Of a deeper stack the middle is left out: user code is outside, the running call inside."""
 
-_THREAD = re.compile(r"thread \((0x[0-9a-fA-F]+|\d+)\)(?:: (.*))?$", re.DOTALL)
+_THREAD = re.compile(r"thread \((0x[0-9a-fA-F]{1,16}|\d{1,19})\)(?:: (.*))?$", re.DOTALL)
+_PART = re.compile(r"stacks-(\d{1,9})-(rank|worker)-(\d{1,9})-([1-9]\d{0,11})\.part")
 _STANDARD_LIBRARY = re.compile(r"/lib(?:64)?/python3(?:\.\d+)?t?/(?!(?:site|dist)-packages/)")
 _BACKGROUND = (
     "/tqdm/_monitor.py",
@@ -204,12 +210,18 @@ class Held:
 
 
 def held_stacks(data: bytes) -> Iterator[Held]:
-    """The stacks in a Chrome trace of py-spy; raises msgspec.DecodeError on anything else."""
+    """The stacks in a Chrome trace of py-spy; raises ValueError on anything else."""
     stacks: dict[int, list[_Location]] = {}
     since: dict[int, int] = {}
+    seen = 0
     for event in _decoder.decode(data):
+        if not 0 <= event.ts <= MAX_LENGTH_US:
+            raise ValueError("a time that no recording has")
         stack = stacks.setdefault(event.tid, [])
         if event.ts > since.get(event.tid, event.ts) and stack:
+            seen += len(stack)
+            if seen > MAX_FRAMES_SEEN:
+                raise ValueError("deeper stacks than a recording has")
             held = _held(stack, since[event.tid], event.ts)
             if held is not None:
                 yield held
@@ -217,7 +229,8 @@ def held_stacks(data: bytes) -> Iterator[Held]:
         if event.ph == "B":
             line = event.args.get("line")
             file = str(event.args.get("filename") or "")
-            stack.append((event.name, file, line if isinstance(line, int) else 0))
+            known = line if isinstance(line, int) and 0 <= line < MAX_LINE else 0
+            stack.append((event.name, file, known))
         elif stack:
             stack.pop()
 
@@ -272,12 +285,19 @@ class StackTable:
         return index
 
 
-def records_of(
-    data: bytes, target: Target, interval_ns: int, written_ns: int, table: StackTable
+def records_of(  # noqa: PLR0913 - one call site, each of its own kind
+    data: bytes,
+    target: Target,
+    interval_ns: int,
+    written_ns: int,
+    table: StackTable,
+    *,
+    cpu_share: Callable[[int], float | None] = lambda _: None,
 ) -> list[Record]:
     """The records of one recording whose file was written at `written_ns`.
 
     A thread is kept if it is the process's main one or had a training frame at any moment.
+    `cpu_share` tells the share of a core that a thread used; a rank's other threads are asked for.
     """
     held = list(held_stacks(data))
     if not held:
@@ -286,15 +306,21 @@ def records_of(
     kept = {one.thread for one in held if owns_training_frame(one.frames)} | {target.pid}
     names = {one.thread: one.thread_name for one in held}
     buckets: dict[tuple[int, int], Counter[int]] = {}
+    samples = 0
     new: list[Record] = []
     for one in held:
         if one.thread not in kept:
             continue
         stack = table.intern(one.frames, new)
+        samples += _samples(one, interval_ns)
+        if samples > MAX_SAMPLES:
+            raise ValueError("more samples than a recording has")
         for at_us in _sample_times(one, interval_ns):
             bucket = at_us * 1000 // BUCKET_NS
             buckets.setdefault((bucket, one.thread), Counter())[stack] += 1
     end_ns = max(one.end_us for one in held) * 1000
+    others = kept - {target.pid} if target.role == "rank" else set()
+    used = {thread: cpu_share(thread) for thread in others}
     for (bucket, thread), counts in sorted(buckets.items()):
         new.append(
             Stacks(
@@ -307,15 +333,20 @@ def records_of(
                 role=target.role,
                 thread_name=names[thread],
                 rank=target.rank,
+                cpu_share=used.get(thread),
             )
         )
     return new
 
 
+def _samples(held: Held, interval_ns: int) -> int:
+    return max(1, round((held.end_us - held.start_us) * 1000 / interval_ns))
+
+
 def _sample_times(held: Held, interval_ns: int) -> Iterator[int]:
     """When the samples were taken that saw one stack: at least one, evenly spread."""
     length_us = held.end_us - held.start_us
-    count = max(1, round(length_us * 1000 / interval_ns))
+    count = _samples(held, interval_ns)
     return (held.start_us + i * length_us // count for i in range(count))
 
 
@@ -324,12 +355,12 @@ def read_part(path: Path) -> list[Record]:
 
     Empty where the file is torn or is none of ours.
     """
-    match = re.fullmatch(r"stacks-(\d+)-(rank|worker)-(\d+)-(\d+)\.part", path.name)
-    if match is None:
+    match = _PART.fullmatch(path.name)
+    if match is None or not path.is_file():
         return []
     target = Target(int(match[1]), int(match[3]), match[2])
     try:
         data, written_ns = path.read_bytes(), path.stat().st_mtime_ns
         return records_of(data, target, int(match[4]), written_ns, StackTable())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return []

@@ -318,6 +318,25 @@ def test_a_rank_that_may_not_be_looked_into_is_asked_to_sample_itself(
     assert (tmp_path / f"rank-0-{training.pid}" / MARKER).exists()
 
 
+def test_a_recording_that_makes_no_sense_is_a_failure_and_not_repeated_for_ever(
+    training: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    nonsense = Path(__file__).parent / "faults" / "scripts" / "writes-nonsense"
+    collector, job = StacksCollector(str(nonsense)), job_of(training, tmp_path)
+
+    records = run_until(
+        lambda records: any(isinstance(record, Gap) for record in records), collector, job
+    )
+    after = run_for(1.0, collector, job)
+
+    gaps = [record for record in records if isinstance(record, Gap)]
+    assert [gap.reason for gap in gaps] == ["not-supported"]
+    assert "what py-spy wrote cannot be read" in gaps[0].detail
+    assert (tmp_path / f"rank-0-{training.pid}" / MARKER).exists()
+    assert after == []
+    assert collector._started == 2
+
+
 def test_without_py_spy_every_rank_is_asked_to_sample_itself(
     training: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +377,39 @@ def user_wrapper(folder: Path) -> str:
 def _no_copy_stays() -> Iterator[None]:
     yield
     (Path("/var/tmp") / f"py-spy-{os.getpid()}").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [("f", "B", 0), ("f", "E", 10**15)],
+        [("f", "B", -1), ("f", "E", 10**6)],
+        [("f", kind, at) for _ in range(400) for kind, at in (("B", 0), ("E", 3_000_000_000))],
+        [("f", "B", at) for at in range(7_000)],
+    ],
+    ids=["long", "before it began", "often", "deep"],
+)
+def test_a_recording_that_py_spy_never_makes_reads_as_nothing_at_once(
+    tmp_path: Path, events: list[tuple[str, str, int]]
+) -> None:
+    path = tmp_path / "stacks-7-rank-0-1000000.part"
+    place = {"filename": "/x/train_here.py", "line": 3}
+    told = [{"name": n, "ph": ph, "tid": 7, "ts": ts, "args": place} for n, ph, ts in events]
+    path.write_bytes(msgspec.json.encode(told))
+    begin = time.process_time()
+
+    assert pyspy.read_part(path) == []
+    assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize("interval", ["0", "1" + "0" * 40])
+def test_a_recordings_name_that_no_launcher_gives_reads_as_nothing(
+    tmp_path: Path, interval: str
+) -> None:
+    path = tmp_path / f"stacks-7-rank-0-{interval}.part"
+    path.write_bytes(b"[]")
+
+    assert pyspy.read_part(path) == []
 
 
 def test_a_torn_file_of_a_killed_py_spy_reads_as_nothing(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
-
 from .. import pyspy
 from ..base import Availability, Job, Metric
-from ..procfs import ProcessStat, read_text
+from ..procfs import TICKS_PER_S, ProcessStat, process_stat, read_text
 from ..pyspy import Ended, Recording, StackTable, Target
 from ..records import Gap, Reason, Record
 
@@ -34,6 +32,8 @@ LOWEST_CORES = LOWEST_RATE_HZ * SAMPLE_CPU_S + ATTACH_CPU_S / CHUNK_S
 WORKER_TURN = 4
 """When ranks fill every place, each fourth recording is of a loader worker."""
 STOP_WAIT_S = 0.7
+DETAIL_CHARS = 400
+"""As much as of py-spy's own words."""
 _FAILURES_ALLOWED = 2
 _PROBE_TIMEOUT_S = 3.0
 _NOT_WORKERS = ("resource_tracker", "semaphore_tracker", "compile_worker")
@@ -64,6 +64,7 @@ class StacksCollector:
         self._failures: dict[int, int] = {}
         self._given_up: set[int] = set()
         self._sample_cpu_s = SAMPLE_CPU_S
+        self._thread_cpu = ThreadCpu()
         self._started = 0
 
     def probe(self) -> Availability:
@@ -132,38 +133,50 @@ class StacksCollector:
         assert self._job is not None
         target = recording.target
         del self._active[target.pid]
-        records = self._read(recording)
+        records, problem = self._read(recording)
         seconds = (time.monotonic_ns() - recording.started_mono_ns) / 1e9
         samples = seconds * 1e9 / recording.interval_ns
         if records and samples > 10:
             cost = max(0.0, ended.cpu_s - ATTACH_CPU_S) / samples
             self._sample_cpu_s = 0.5 * self._sample_cpu_s + 0.5 * max(1e-4, cost)
-        if records or ended.good:
+        if ended.good and not problem:
             self._failures.pop(target.pid, None)
             return records
-        return self._failed(target, ended)
+        return records or self._failed(target, ended, problem)
 
-    def _read(self, recording: Recording) -> list[Record]:
-        """The samples of a recording's file, which is then removed."""
+    def _read(self, recording: Recording) -> tuple[list[Record], str]:
+        """The samples of a recording's file, which is then removed, and what is wrong with it."""
         assert self._job is not None
+        records: list[Record] = []
+        problem = ""
         shift_ns = self._job.clock.now_ns() - time.time_ns()
         try:
             data = recording.path.read_bytes()
             written_ns = recording.path.stat().st_mtime_ns + shift_ns
+            pid = recording.target.pid
             records = pyspy.records_of(
-                data, recording.target, recording.interval_ns, written_ns, self._table
+                data,
+                recording.target,
+                recording.interval_ns,
+                written_ns,
+                self._table,
+                cpu_share=lambda thread: self._thread_cpu.share(pid, thread),
             )
-        except (OSError, msgspec.DecodeError):
-            records = []
+        except OSError as error:
+            problem = f"py-spy left no recording: {error.strerror}"
+        except (ValueError, RecursionError) as error:
+            problem = f"what py-spy wrote cannot be read: {error}"[:DETAIL_CHARS]
         with contextlib.suppress(OSError):
             recording.path.unlink()
-        return records
+        return records, problem
 
-    def _failed(self, target: Target, ended: Ended) -> list[Record]:
+    def _failed(self, target: Target, ended: Ended, problem: str) -> list[Record]:
         """A rank that still lives but can't be looked into is asked to sample itself."""
         if not _alive(target.pid):
             return []
         reason, detail = pyspy.failure(ended.message)
+        if ended.good:
+            reason, detail = "not-supported", problem
         self._failures[target.pid] = self._failures.get(target.pid, 0) + 1
         if reason != "no-permission" and self._failures[target.pid] < _FAILURES_ALLOWED:
             return []
@@ -232,6 +245,32 @@ class StacksCollector:
         cores = (_budget_cores() - workers * LOWEST_CORES) / max(1, len(ranks))
         rate = (cores - ATTACH_CPU_S / CHUNK_S) / self._sample_cpu_s
         return int(min(START_RATE_HZ, max(LOWEST_RATE_HZ, rate)))
+
+
+class ThreadCpu:
+    """CPU time of single threads between two looks at them: who is at work, and who only waits.
+
+    A thread that sleeps in a built-in function has the same stack as one that calculates there.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def share(self, pid: int, thread: int) -> float | None:
+        """Share of a core since the last look, at the first one since the thread's start; None
+        where the kernel does not show the thread."""
+        stat = process_stat(pid, thread)
+        if stat is None:
+            return None
+        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        started = (stat.start_ticks / TICKS_PER_S, 0)
+        since_s, before = self._last.get((pid, thread), started)
+        if before > stat.cpu_ticks:  # another thread has got the number
+            since_s, before = started
+        self._last[pid, thread] = (now_s, stat.cpu_ticks)
+        used_s = (stat.cpu_ticks - before) / TICKS_PER_S
+        length_s = now_s - since_s
+        return round(min(1.0, used_s / length_s), 4) if length_s > 0 else None
 
 
 def _budget_cores() -> float:
