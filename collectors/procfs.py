@@ -67,10 +67,11 @@ class ProcessStat(NamedTuple):
     children_major_faults: int
 
 
-def process_stat(pid: int) -> ProcessStat | None:
-    """The counters of process `pid`, or None where it is gone or hidden."""
+def process_stat(pid: int, thread: int | None = None) -> ProcessStat | None:
+    """The counters of process `pid`, or of one thread of it; None where it is gone or hidden."""
+    part = "" if thread is None else f"task/{thread}/"
     try:
-        data = read_bytes(f"/proc/{pid}/stat")
+        data = read_bytes(f"/proc/{pid}/{part}stat")
     except OSError:
         return None
     opening, closing = data.find(b"("), data.rfind(b")")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..collectors.records import MAIN_THREAD, Frame, Stacks
+from ..collectors.records import Frame, Stacks
 from .diagnosis import Saving
-from .hot_lines import HotLine, is_user, user_frame
+from .hot_lines import HotLine, is_own, is_training_thread, is_user, plain_name, user_frame
+from .logs import writes_log
 from .run.load import Run
 
 if TYPE_CHECKING:
@@ -47,23 +48,36 @@ class SampledShare:
 
 
 def sampled_share(
-    run: Run, rank: RankFeatures, matches: Callable[[Frames], bool]
+    run: Run,
+    rank: RankFeatures,
+    matches: Callable[[Frames], bool],
+    *,
+    all_threads: bool = False,
 ) -> SampledShare | None:
-    """Share of the rank's main thread in its steady state; None where too little was sampled."""
-    total, found = 0, 0
+    """Share of the rank's main thread in its steady state; None where too little was sampled.
+
+    `all_threads`: what the process's other threads do counts, too. With a device the backward pass
+    runs in a thread of autograd's own, while the main one waits for it; all of them are sampled at
+    the same moments, so the main thread's samples stand for the time.
+    """
+    seen = list(main_stacks(run, rank))
+    total = sum(count for _, count in seen)
+    if total < MIN_SAMPLES:
+        return None
+    if all_threads:
+        seen += [(frames, count) for _, frames, count in other_stacks(run, rank)]
+    found = 0
     lines: Counter[tuple[str, int, str]] = Counter()
-    for frames, count in main_stacks(run, rank):
-        total += count
+    for frames, count in seen:
         if not matches(frames):
             continue
         found += count
         frame = user_frame(frames)
         if frame is not None:
             lines[frame.file, frame.line, frame.function] += count
-    if total < MIN_SAMPLES:
-        return None
+    found = min(found, total)
     hot = [
-        HotLine(file, line, function, count / found, count)
+        HotLine(file, line, function, count / max(1, found), count)
         for (file, line, function), count in lines.most_common(3)
     ]
     return SampledShare(found / total, found, total, hot)
@@ -71,15 +85,16 @@ def sampled_share(
 
 def main_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Frames, int]]:
     """Stacks of the rank's main thread in its steady state, outermost frame first."""
-    return _stacks(run, rank, main=True)
+    for _, frames, count in _stacks(run, rank, main=True):
+        yield frames, count
 
 
-def other_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Frames, int]]:
-    """Stacks of the rank's other threads in its steady state, our own left out."""
+def other_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Stacks, Frames, int]]:
+    """Records and stacks of the rank's other threads in its steady state, our own left out."""
     return _stacks(run, rank, main=False)
 
 
-def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Frames, int]]:
+def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Stacks, Frames, int]]:
     table = run.stacks.get(rank.data.pid)
     line = rank.timeline
     if table is None or not line.steady.any():
@@ -88,7 +103,7 @@ def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Frame
     for sample in table.samples:
         if sample.role != "rank" or sample.thread_name == OWN_THREAD:
             continue
-        if main != _is_main(sample, rank.data.pid):
+        if main != is_training_thread(sample, rank.data.pid):
             continue
         # Samples are kept in groups of a second: the group's middle decides.
         if not begin <= (sample.start_ns + sample.end_ns) // 2 <= end:
@@ -96,22 +111,29 @@ def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Frame
         for stack_id, count in sample.counts:
             ids = table.stacks.get(stack_id, [])
             frames = [table.frames[f] for f in ids if f in table.frames]
-            if frames:
-                yield frames, count
-
-
-def _is_main(sample: Stacks, pid: int) -> bool:
-    """Whether the thread is the one that trains.
-
-    A rank that samples itself watches that thread alone. It names no rank, and once no thread.
-    """
-    inside = sample.rank is None and not sample.thread_name
-    return inside or sample.thread_name == MAIN_THREAD or sample.thread == pid
+            if frames and (main or not is_own(frames[0].file)):
+                yield sample, frames, count
 
 
 def in_files(*parts: str) -> Callable[[Frames], bool]:
     """Whether any frame lies in one of the files or folders."""
     return lambda frames: any(part in frame.file for frame in frames for part in parts)
+
+
+def in_functions(wanted: Mapping[str, Collection[str] | None]) -> Callable[[Frames], bool]:
+    """Whether any frame is one of a file's functions; None stands for all of them."""
+
+    def matches(frames: Frames) -> bool:
+        return any(_is_wanted(frame, wanted) for frame in frames)
+
+    return matches
+
+
+def _is_wanted(frame: Frame, wanted: Mapping[str, Collection[str] | None]) -> bool:
+    return any(
+        part in frame.file and (functions is None or plain_name(frame) in functions)
+        for part, functions in wanted.items()
+    )
 
 
 def runs_python(frames: Frames) -> bool:
@@ -120,24 +142,33 @@ def runs_python(frames: Frames) -> bool:
     return is_user(frames[-1].file)
 
 
-writes_log = in_files(
-    "/logging/__init__.py",
-    "/loguru/",
-    "/tensorboard/",
-    "/tensorboardX/",
-    "/wandb/",
-    "/mlflow/",
-    "/comet_ml/",
-    "/csv.py",
-    "/tqdm/",
+compiles = in_functions(
+    {
+        "torch/_dynamo/convert_frame.py": {"_compile", "compile_inner", "_compile_inner"},
+        "torch/_dynamo/symbolic_convert.py": None,
+        "torch/_dynamo/output_graph.py": {
+            "compile_subgraph",
+            "compile_and_call_fx_graph",
+            "call_user_compiler",
+            "_call_user_compiler",
+        },
+        "torch/_inductor/compile_fx.py": {
+            "compile_fx",
+            "compile_fx_inner",
+            "_compile_fx_inner",
+            "fx_codegen_and_compile",
+            "codegen_and_compile",
+            "fw_compiler_base",
+            "bw_compiler",
+        },
+        "torch/_inductor/graph.py": None,
+        "torch/_inductor/scheduler.py": None,
+        "triton/compiler/code_generator.py": None,
+        "triton/compiler/compiler.py": {"compile"},
+    }
 )
-compiles = in_files(
-    "torch/_dynamo/convert_frame.py",
-    "torch/_dynamo/output_graph.py",
-    "torch/_inductor/compile_fx.py",
-    "torch/_functorch/aot_autograd.py",
-    "triton/compiler/",
-)
+"""Functions that only a compilation calls (None: every one of the file). Graphs that are compiled
+already run through the same files: aot_autograd's and inductor's wrappers (`forward`, `run`)."""
 
 MIN_CLAIMED = 0.05
 """Below 5 % nothing is claimed (see rules.base.MIN_SHARE)."""

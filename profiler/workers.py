@@ -47,6 +47,7 @@ _NETWORK = (
 )
 _LOCK = ("/multiprocessing/synchronize.py", "/filelock/")
 _LOCK_CALLS = frozenset({"acquire", "Lock.__enter__", "Condition.wait", "wait"})
+_RESULT = ("/concurrent/futures/", "/queue.py", "/multiprocessing/pool.py", "/asyncio/")
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,19 @@ def waits_for(frames: list[Frame]) -> Cause:
     if any(part in frame.file for frame in inner for part in _NETWORK):
         return "network"
     last = frames[-1]
+    if waits_for_result(frames):
+        return "unknown"
     if any(part in last.file for part in _LOCK):
         return "lock"
     if last.file.endswith("/threading.py") and last.function.rpartition(".")[2] in _LOCK_CALLS:
         return "lock"
     return "unknown"
+
+
+def waits_for_result(frames: list[Frame]) -> bool:
+    """Whether a thread waits for what another thread or process of its own makes: it sleeps as one
+    that waits for a lock does, but nobody holds a lock."""
+    return any(part in frame.file for frame in frames[-6:] for part in _RESULT)
 
 
 def _cause(
@@ -142,8 +151,17 @@ def _cause(
     if seen and seen.most_common(1)[0][0] != "unknown":
         return seen.most_common(1)[0][0]
     found = kernel_wait(run, f"rank.{rank.rank}.workers_wait", WAITING * busy)
+    making = [(frames, count) for frames, count in stacks if in_fetch(frames)]
+    if found == "lock" and mostly_results(making):
+        return "unknown"
     readings = mean_of(run, f"rank.{rank.rank}.workers_wait.sleep_share", MIN_READINGS)
     return "cpu" if found == "unknown" and readings is not None and cores else found
+
+
+def mostly_results(stacks: list[tuple[list[Frame], int]]) -> bool:
+    """Whether most of the stacks wait for a result, whatever the kernel calls that."""
+    results = sum(count for frames, count in stacks if waits_for_result(frames))
+    return 2 * results > sum(count for _, count in stacks)
 
 
 def kernel_wait(run: Run, prefix: str, at_least: float = 0.0) -> Cause:

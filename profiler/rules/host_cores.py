@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from ...collectors.records import Stacks
 from ..diagnosis import Evidence, Finding, Fix, Place, Saving
-from ..held_back import MIN_HELD, oversubscribed, thread_delay, throttled
-from ..hot_lines import HotLine
+from ..features import RankFeatures
+from ..held_back import MIN_HELD, oversubscribed, thread_delay, threads_of, throttled
+from ..hot_lines import HotLine, plain_name
 from ..metrics import mean_of
 from ..sampled import MIN_SAMPLES, Frames, other_stacks, runs_python
 from ..text import percent, plural
 from ..workers import waits_for
+from ._exposed import beside_device
 from .base import MIN_SHARE, Evidenced, place
 
 FINDINGS = ("cpu-throttled", "oversubscribed-threads", "lock-contention")
 
 OTHER_BUSY = 0.25
-"""Share of the samples in which another thread of the training process is in the user's Python."""
+"""Share of the time in which another thread runs the user's Python. The training thread waits up to
+5 ms (sys.getswitchinterval) whenever it comes back to the interpreter meanwhile."""
 
 _IDLE_CALLS = frozenset({"wait", "get", "select", "accept", "recv", "read", "readline", "join"})
 
@@ -34,13 +41,13 @@ def _throttled(case: Evidenced) -> Finding | None:
     if share < MIN_HELD:
         return None
     limit = mean_of(run, "cgroup.cpu_limit_cores") or 0.0
+    rank = next(rank for rank in case.features.ranks if rank.rank == worst)
     text = f"in {percent(periods)} of the scheduler's periods the CPU quota ran out"
     value = round(periods, 4)
     evidence = [Evidence(text, "host.throttled_periods", value, "share", "metrics")]
     if limit:
         text = f"the control group may use {limit:g} cores"
         evidence.append(Evidence(text, "host.quota_cores", limit, "cores", "metrics"))
-    cores = max(1, int(limit))
     return case.finding(
         id="cpu-throttled",
         bound="host",
@@ -48,16 +55,24 @@ def _throttled(case: Evidenced) -> Finding | None:
         share=share,
         evidence=evidence,
         where=[Place(rank=worst)],
-        fixes=[
-            Fix(
-                f"Use as many threads as the quota allows: {cores}",
-                "More threads than that use up a period's quota early, and all of them then stand "
-                "still to its end.",
-                f"torch.set_num_threads({cores})",
-            ),
-            Fix("Ask for a larger CPU quota (Kubernetes: resources.limits.cpu)"),
-        ],
+        fixes=_within_quota(limit, case.ranks_a_host, threads_of(rank)),
     )
+
+
+def _within_quota(limit: float, ranks: int, threads: int) -> list[Fix]:
+    """Threads that the quota allows each of so many ranks, where it has more of them today."""
+    more = Fix("Ask for a larger CPU quota (Kubernetes: resources.limits.cpu)")
+    each = max(1, int(limit) // ranks)
+    if not limit or threads <= each:
+        return [more]
+    of_rank = f" for each of {ranks} ranks" if ranks > 1 else ""
+    fewer = Fix(
+        f"Use as many threads as the quota allows: {each}{of_rank}",
+        "More threads than that use up a period's quota early, and all of them then stand still to "
+        "its end.",
+        f"torch.set_num_threads({each})",
+    )
+    return [fewer, more]
 
 
 def _oversubscribed(case: Evidenced) -> Finding | None:
@@ -73,13 +88,17 @@ def _oversubscribed(case: Evidenced) -> Finding | None:
     delay = delays[worst]
     if not threads or delay < MIN_HELD:
         return None
+    late_rank = next(rank for rank in ranks if rank.rank == worst)
+    saving = beside_device(late_rank, Saving(0.0, round(delay / 2, 4), round(delay, 4)))
+    if saving.high < MIN_SHARE:
+        return None
     each = case.cores_a_rank
     what = f"the ranks of a host calculate in {threads} threads on {plural(case.cores, 'core')}"
     late = f"rank {worst}'s main thread is ready but without a core {percent(delay)} of the time"
     return case.held_back(
         id="oversubscribed-threads",
         title=f"{threads} threads calculate on {plural(case.cores, 'core')}",
-        saving=Saving(0.0, round(delay / 2, 4), round(delay, 4)),
+        saving=saving,
         evidence=[
             Evidence(what, "host.threads", threads, "threads", "manifest"),
             Evidence(late, "host.run_delay", round(delay, 4), "share", "metrics"),
@@ -105,30 +124,33 @@ def _contention(case: Evidenced) -> Finding | None:
     rank = case.worst_rank("host")
     if rank.shares["host"] < MIN_SHARE:
         return None
-    stacks = list(other_stacks(case.features.run, rank))
-    total = sum(count for _, count in stacks)
-    busy = [(frames, count) for frames, count in stacks if _at_work(frames)]
-    number = sum(count for _, count in busy)
-    if total < MIN_SAMPLES or number < OTHER_BUSY * total:
+    threads = other_threads(case, rank)
+    busiest = max(threads, key=lambda thread: thread.at_work, default=None)
+    if busiest is None or busiest.at_work < OTHER_BUSY:
         return None
-    share = number / total
-    top = max(busy, key=lambda item: item[1])[0][-1]
-    line = HotLine(top.file, top.line, top.function, share, number)
     high = rank.shares["host"] / 2
     return case.held_back(
         id="lock-contention",
         title="Another thread of the training process runs Python and takes the interpreter's lock",
-        saving=Saving(0.0, round(high * share, 4), round(high, 4)),
+        saving=Saving(0.0, round(high * busiest.at_work, 4), round(high, 4)),
         evidence=[
             Evidence(
-                f"{percent(share)} of {total} samples of other threads are in the script's code",
+                f"{percent(busiest.in_code)} of {busiest.samples} samples of another thread are in "
+                "the script's code",
                 "host.other_thread_share",
-                round(share, 4),
+                round(busiest.in_code, 4),
                 "share",
                 "stacks",
-            )
+            ),
+            Evidence(
+                f"that thread uses {percent(busiest.cpu)} of a core",
+                "host.other_thread_cpu",
+                round(busiest.cpu, 4),
+                "cores",
+                "metrics",
+            ),
         ],
-        where=[place(line, rank.rank)],
+        where=[place(busiest.line, rank.rank)],
         fixes=[
             Fix(
                 "Move that work to a process of its own",
@@ -139,6 +161,48 @@ def _contention(case: Evidenced) -> Finding | None:
     )
 
 
+@dataclass(frozen=True)
+class OtherThread:
+    """A thread beside the training's: its samples, the share of them in the script's own code, the
+    share of a core that it uses, and its line with most samples."""
+
+    samples: int
+    in_code: float
+    cpu: float
+    line: HotLine
+
+    @property
+    def at_work(self) -> float:
+        """Share of the time in which it runs Python, at most: a stack alone does not tell a call
+        that sleeps from one that calculates, nor CPU time in which code it was spent."""
+        return min(self.in_code, self.cpu)
+
+
+def other_threads(case: Evidenced, rank: RankFeatures) -> list[OtherThread]:
+    """The rank's other threads that are seen in the script's code and whose CPU time is known."""
+    seen: dict[int, list[tuple[Stacks, Frames, int]]] = defaultdict(list)
+    for sample, frames, count in other_stacks(case.features.run, rank):
+        seen[sample.thread].append((sample, frames, count))
+    found = [_other_thread(stacks) for stacks in seen.values()]
+    return [thread for thread in found if thread is not None]
+
+
+def _other_thread(stacks: list[tuple[Stacks, Frames, int]]) -> OtherThread | None:
+    total = sum(count for _, _, count in stacks)
+    used = [(sample.cpu_share, count) for sample, _, count in stacks]
+    known = [(cpu, count) for cpu, count in used if cpu is not None]
+    lines: Counter[tuple[str, int, str]] = Counter()
+    for _, frames, count in stacks:
+        if _at_work(frames):
+            lines[frames[-1].file, frames[-1].line, frames[-1].function] += count
+    if total < MIN_SAMPLES or not known or not lines:
+        return None
+    cpu = sum(cpu * count for cpu, count in known) / sum(count for _, count in known)
+    (file, line, function), most = lines.most_common(1)[0]
+    hot = HotLine(file, line, function, most / total, most)
+    return OtherThread(total, sum(lines.values()) / total, cpu, hot)
+
+
 def _at_work(frames: Frames) -> bool:
-    name = frames[-1].function.rpartition(".")[2]
+    name = plain_name(frames[-1])
     return runs_python(frames) and name not in _IDLE_CALLS and waits_for(frames) == "unknown"

@@ -1,10 +1,15 @@
-"""Causes that only the training thread's stacks show: compiling, recomputing, writing logs."""
+"""Causes that only stacks show: compiling, recomputing, writing logs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..diagnosis import Evidence, Finding, Fix, Slot
+import msgspec
+
+from ..diagnosis import Evidence, Finding, Fix, Saving, Slot
+from ..features import RankFeatures
+from ..hot_lines import plain_name
+from ..logs import writes_log
 from ..sampled import (
     Frames,
     SampledShare,
@@ -12,10 +17,10 @@ from ..sampled import (
     in_files,
     sampled_share,
     sure,
-    writes_log,
 )
 from ..text import percent
-from .base import Evidenced, place
+from ._exposed import beside_device, recomputed
+from .base import MIN_SHARE, Evidenced, place
 
 FINDINGS = ("recompilation", "recomputation", "log-in-loop")
 
@@ -26,7 +31,7 @@ _AGAIN = ("unpack_hook", "recompute_fn", "backward", "recompute")
 def recomputes(frames: Frames) -> bool:
     """Whether activations are calculated again for the backward pass."""
     return _checkpoint(frames) and any(
-        "torch/utils/checkpoint.py" in frame.file and frame.function.rpartition(".")[2] in _AGAIN
+        "torch/utils/checkpoint.py" in frame.file and plain_name(frame) in _AGAIN
         for frame in frames
     )
 
@@ -36,12 +41,19 @@ def find(case: Evidenced) -> list[Finding]:
     return [*_recompilation(case), *_recomputation(case), *_log(case)]
 
 
-def _worst(case: Evidenced, matches: Callable[[Frames], bool]) -> tuple[int, SampledShare] | None:
-    found = [
-        (rank.rank, share)
+Found = tuple[RankFeatures, SampledShare]
+
+
+def _worst(
+    case: Evidenced, matches: Callable[[Frames], bool], *, in_backward: bool = False
+) -> Found | None:
+    """The rank that most samples match on; `in_backward`: in the threads of autograd, too."""
+    run = case.features.run
+    shares = [
+        (rank, sampled_share(run, rank, matches, all_threads=in_backward and bool(rank.device)))
         for rank in case.features.ranks
-        if (share := sampled_share(case.features.run, rank, matches)) is not None
     ]
+    found = [(rank, share) for rank, share in shares if share is not None]
     if not found:
         return None
     rank, share = max(found, key=lambda item: item[1].share)
@@ -50,20 +62,27 @@ def _worst(case: Evidenced, matches: Callable[[Frames], bool]) -> tuple[int, Sam
 
 def _sampled(  # noqa: PLR0913 - the parts of a finding, by keyword
     case: Evidenced,
-    found: tuple[int, SampledShare],
+    found: Found,
     *,
     id: str,
     bound: Slot,
     title: str,
     what: str,
     fixes: list[Fix],
-) -> Finding:
+    exposed: Callable[[RankFeatures, Saving], Saving] = beside_device,
+) -> list[Finding]:
+    """The finding; nothing where a device hides what the host does."""
     rank, share = found
-    return case.held_back(
+    saving = exposed(rank, share.saving())
+    if saving.mid < MIN_SHARE:
+        return []
+    if rank.device:  # the fix can save no more than its cause
+        fixes = [msgspec.structs.replace(f, saving=min(f.saving, saving.mid)) for f in fixes]
+    finding = case.held_back(
         id=id,
         bound=bound,
         title=title,
-        saving=share.saving(),
+        saving=saving,
         evidence=[
             Evidence(
                 f"{share.matching} of {share.samples} stack samples of the training thread "
@@ -74,9 +93,10 @@ def _sampled(  # noqa: PLR0913 - the parts of a finding, by keyword
                 "stacks",
             )
         ],
-        where=[place(line, rank) for line in share.lines],
+        where=[place(line, rank.rank) for line in share.lines],
         fixes=fixes,
     )
+    return [finding]
 
 
 def _recompilation(case: Evidenced) -> list[Finding]:
@@ -95,22 +115,19 @@ def _recompilation(case: Evidenced) -> list[Finding]:
             snippet="model = torch.compile(model, dynamic=True)",
         ),
     ]
-    title = "torch.compile compiles again in the steady state"
-    return [
-        _sampled(
-            case,
-            found,
-            id="recompilation",
-            bound="host",
-            title=title,
-            what="compile",
-            fixes=fixes,
-        )
-    ]
+    return _sampled(
+        case,
+        found,
+        id="recompilation",
+        bound="host",
+        title="torch.compile compiles again in the steady state",
+        what="compile",
+        fixes=fixes,
+    )
 
 
 def _recomputation(case: Evidenced) -> list[Finding]:
-    found = _worst(case, recomputes)
+    found = _worst(case, recomputes, in_backward=True)
     if found is None:
         return []
     fixes = [
@@ -120,17 +137,16 @@ def _recomputation(case: Evidenced) -> list[Finding]:
             "expensive to calculate and small to keep.",
         )
     ]
-    return [
-        _sampled(
-            case,
-            found,
-            id="recomputation",
-            bound="compute",
-            title="Activations are calculated again in the backward pass",
-            what="recompute activations",
-            fixes=fixes,
-        )
-    ]
+    return _sampled(
+        case,
+        found,
+        id="recomputation",
+        bound="compute",
+        title="Activations are calculated again in the backward pass",
+        what="recompute activations",
+        fixes=fixes,
+        exposed=recomputed,
+    )
 
 
 def _log(case: Evidenced) -> list[Finding]:
@@ -145,14 +161,12 @@ def _log(case: Evidenced) -> list[Finding]:
             round(found[1].share * 0.99, 4),
         )
     ]
-    return [
-        _sampled(
-            case,
-            found,
-            id="log-in-loop",
-            bound="storage",
-            title="The loop writes its log in every step",
-            what="are in a logging library",
-            fixes=fixes,
-        )
-    ]
+    return _sampled(
+        case,
+        found,
+        id="log-in-loop",
+        bound="storage",
+        title="The loop writes its log in every step",
+        what="are in a logging library",
+        fixes=fixes,
+    )
