@@ -96,10 +96,26 @@ def _torch_facts(torch: Any) -> dict[str, str]:
     return facts
 
 
+def optimizer_facts(optimizer: Any) -> dict[str, str]:
+    """An optimizer's class, and whether it was asked for its update in one pass."""
+    facts = {"class": type(optimizer).__name__}
+    defaults = getattr(optimizer, "defaults", None)
+    if isinstance(defaults, dict) and "fused" in defaults:
+        facts["fused"] = str(defaults["fused"] is True)
+    return facts
+
+
+ITERABLE = 1
+"""`_DatasetKind.Iterable` of torch.utils.data.dataloader."""
+
+
 def loader_facts(loader: Any) -> dict[str, str]:
     """The settings of a DataLoader, and where its dataset fetches an item."""
     dataset = loader.dataset
-    fetch = getattr(type(dataset), "__getitem__", None) or getattr(type(dataset), "__iter__", None)
+    # An IterableDataset inherits a __getitem__ that only raises.
+    iterable = getattr(loader, "_dataset_kind", 0) == ITERABLE
+    names = ("__iter__",) if iterable else ("__getitem__", "__iter__")
+    fetch = next((f for name in names if (f := getattr(type(dataset), name, None))), None)
     code = getattr(fetch, "__code__", None)
     facts = {
         "num_workers": str(loader.num_workers),
@@ -108,6 +124,7 @@ def loader_facts(loader: Any) -> dict[str, str]:
         "persistent_workers": str(bool(loader.persistent_workers)),
         "prefetch_factor": str(loader.prefetch_factor),
         "dataset": type(dataset).__name__,
+        "kind": "iterable" if iterable else "map",
     }
     if code is not None:
         facts["fetch_file"] = code.co_filename

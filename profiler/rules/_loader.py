@@ -29,12 +29,31 @@ class Loader:
     evidence: list[Evidence]
     share: float | None = None
 
+    @property
+    def iterable(self) -> bool:
+        """Whether its dataset is an IterableDataset, which yields samples in its own order."""
+        return self.facts.get("kind") == "iterable"
+
     def call(self, **settings: object) -> str:
-        """The user's own DataLoader call with other settings."""
+        """The user's own DataLoader call with other settings; `...` stands for what stays."""
         dataset = self.facts.get("dataset", "") or "dataset"
-        known = {"batch_size": self.facts.get("batch_size", "...")}
-        words = [f"{name}={value}" for name, value in {**known, **settings}.items()]
+        size = self.facts.get("batch_size", "")
+        known = [f"batch_size={size}"] if size.isdigit() else []
+        words = [*known, "...", *(f"{name}={value}" for name, value in settings.items())]
         return f"DataLoader({_variable(dataset)}, {', '.join(words)})"
+
+    def with_workers(self, **settings: object) -> str:
+        """The call with workers where there are none: a stream must be divided among them."""
+        if not self.iterable or self.workers:
+            return self.call(**settings)
+        return f"{self.call(**settings)}\n{_DIVIDED}"
+
+
+_DIVIDED = (
+    "# in __iter__, so that each worker yields a part of its own:\n"
+    "info = torch.utils.data.get_worker_info()\n"
+    "mine = itertools.islice(samples, info.id, None, info.num_workers)"
+)
 
 
 def _variable(name: str) -> str:
@@ -123,7 +142,8 @@ def _places(
         if workers or loop is None or (line.file, line.line) != (loop.file, loop.line)
     ]
     if not places and facts.get("fetch_file"):
-        function = facts.get("dataset", "") + ".__getitem__"
+        method = "__iter__" if facts.get("kind") == "iterable" else "__getitem__"
+        function = f"{facts.get('dataset', '')}.{method}"
         line = int(facts.get("fetch_line", "0") or 0)
         places = [Place(rank=rank.rank, file=facts["fetch_file"], line=line, function=function)]
     if loop is not None:

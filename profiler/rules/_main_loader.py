@@ -6,10 +6,11 @@ from functools import partial
 
 from ..diagnosis import Evidence, Finding, Fix
 from ..hot_lines import StackPhase, stack_phase
-from ..sampled import Frames, SampledShare, sampled_share
+from ..sampled import Frames, SampledShare, main_stacks, sampled_share
 from ..text import percent, plural
-from ..workers import Cause, in_collate, kernel_wait, waits_for
+from ..workers import Cause, in_collate, kernel_wait, mostly_results, waits_for
 from ._loader import Loader, pipeline_of
+from ._saturation import full, under_the_lock
 from .base import Evidenced, place
 
 CPU_BOUND = 0.5
@@ -111,7 +112,7 @@ def _decode(case: Evidenced, loader: Loader) -> Finding:
         Fix(
             "Make the work per sample cheaper",
             "Replace Python loops per sample by one array operation per batch (a custom "
-            "collate_fn or __getitems__).",
+            + ("collate_fn)." if loader.iterable else "collate_fn or __getitems__)."),
         ),
     ]
     return case.finding(
@@ -137,14 +138,13 @@ def _workers(case: Evidenced, loader: Loader, title: str) -> list[Fix]:
             f"{title}: {spare}",
             f"The rank may use {case.cores_a_rank} cores, of which its own thread takes one."
             f"{on_cpu} The replay expects {percent(saving)} of the step to go.",
-            loader.call(num_workers=spare, persistent_workers=True),
+            loader.with_workers(num_workers=spare, persistent_workers=True),
             round(saving, 4),
         )
     ]
 
 
 def _slow_store(case: Evidenced, loader: Loader) -> Finding:
-    pipeline = pipeline_of(case, loader)
     cause = _cause(case, loader)
     if cause in WAITS_FOR:
         loader.evidence.append(
@@ -156,28 +156,7 @@ def _slow_store(case: Evidenced, loader: Loader) -> Finding:
                 "stacks" if cause == "network" else "metrics",
             )
         )
-    workers = min(range(1, case.cores_a_rank + 1), key=lambda n: (round(pipeline.step_ms(n), 2), n))
-    expected = pipeline.saving(workers)
-    at_once = pipeline.saving(0, at_once=AT_ONCE)
-    fixes = [
-        Fix(
-            "Fetch the samples of a batch at once",
-            "One request for the whole batch, or threads for its samples, pays the latency once. "
-            f"The replay expects {percent(at_once)} of the step to go.",
-            "def __getitems__(self, indices):\n"
-            f"    with ThreadPoolExecutor({AT_ONCE}) as pool:\n"
-            "        return list(pool.map(self.__getitem__, indices))",
-            round(at_once, 4),
-        ),
-        Fix(
-            f"Read ahead in {plural(workers, 'worker')} while the model computes",
-            f"The wait costs little CPU, so it helps with {plural(case.cores_a_rank, 'core')}. "
-            f"The replay expects {percent(expected)} of the step to go.",
-            loader.call(num_workers=workers, prefetch_factor=4, persistent_workers=True),
-            round(expected, 4),
-        ),
-        Fix("Keep the data nearer", "Copy it to a local disk or to memory before the run."),
-    ]
+    fixes = under_the_lock(loader) if cause == "lock" else _more_at_once(case, loader, cause)
     return case.finding(
         id="slow-store",
         bound="input",
@@ -190,6 +169,62 @@ def _slow_store(case: Evidenced, loader: Loader) -> Finding:
     )
 
 
+def _more_at_once(case: Evidenced, loader: Loader, cause: Cause) -> list[Fix]:
+    """More requests at once, whose gain is promised only where nothing is seen to be full."""
+    pipeline = pipeline_of(case, loader)
+    limit = full(case.features.run, loader.rank, cause)
+    workers = min(range(1, case.cores_a_rank + 1), key=lambda n: (round(pipeline.step_ms(n), 2), n))
+    expected = 0.0 if limit else pipeline.saving(workers)
+    at_once = 0.0 if limit else pipeline.saving(0, at_once=AT_ONCE)
+    nearer = Fix("Keep the data nearer", "Copy it to a local disk or to memory before the run.")
+    fixes = [
+        fetch_together(loader, told(at_once, limit), at_once),
+        Fix(
+            f"Read ahead in {plural(workers, 'worker')} while the model computes",
+            f"The wait costs little CPU, so it helps with {plural(case.cores_a_rank, 'core')}. "
+            f"{told(expected, limit)}".rstrip(),
+            loader.with_workers(num_workers=workers, prefetch_factor=4, persistent_workers=True),
+            round(expected, 4),
+        ),
+    ]
+    fewer = Fix(
+        "Read fewer bytes",
+        "Smaller or compressed samples, packed into large files that are read in order.",
+    )
+    return [nearer, fewer, *fixes] if limit else [*fixes, nearer]
+
+
+def told(saving: float, limit: str) -> str:
+    """What a fix brings, or why that cannot be told; "" where nothing was replayed."""
+    if limit:
+        return f"How much that brings is open: {limit}."
+    return f"The replay expects {percent(saving)} of the step to go." if saving else ""
+
+
+def fetch_together(loader: Loader, gain: str, saving: float = 0.0) -> Fix:
+    """Fetching several samples at a time, as the loader's kind of dataset allows it."""
+    if loader.iterable:
+        return Fix(
+            "Fetch several samples at once in __iter__",
+            f"Threads wait for many samples in the time of one. {gain}".rstrip(),
+            "def __iter__(self):\n"
+            "    keys = iter(self.keys)  # what your __iter__ loops over\n"
+            f"    with ThreadPoolExecutor({AT_ONCE}) as pool:\n"
+            f"        while some := list(itertools.islice(keys, {AT_ONCE})):\n"
+            "            yield from pool.map(self.fetch, some)",
+            round(saving, 4),
+        )
+    return Fix(
+        "Fetch the samples of a batch at once",
+        "One request for the whole batch, or threads for its samples, pays the latency once. "
+        f"{gain}".rstrip(),
+        "def __getitems__(self, indices):\n"
+        f"    with ThreadPoolExecutor({AT_ONCE}) as pool:\n"
+        "        return list(pool.map(self.__getitem__, indices))",
+        round(saving, 4),
+    )
+
+
 def _cause(case: Evidenced, loader: Loader) -> Cause:
     """What the main process waits for: its stacks first, then the kernel's word."""
     run, rank = case.features.run, loader.rank
@@ -198,7 +233,9 @@ def _cause(case: Evidenced, loader: Loader) -> Cause:
         seen = sampled_share(run, rank, partial(_waiting_for, cause))
         if seen is not None and seen.share >= rank.shares["input"] / 2:
             return cause
-    return kernel_wait(run, f"rank.{rank.rank}.main_wait")
+    waiting = [(frames, n) for frames, n in main_stacks(run, rank) if _phase(frames) == "input"]
+    found = kernel_wait(run, f"rank.{rank.rank}.main_wait")
+    return "unknown" if found == "lock" and mostly_results(waiting) else found
 
 
 def _waiting_for(cause: Cause, frames: Frames) -> bool:

@@ -6,7 +6,8 @@ from ..diagnosis import Evidence, Finding, Fix
 from ..text import percent, plural
 from ..workers import WorkerTime, worker_time
 from ._loader import Loader
-from ._main_loader import AT_ONCE, WAITS_FOR
+from ._main_loader import WAITS_FOR, fetch_together, told
+from ._saturation import full, under_the_lock
 from .base import Evidenced
 
 
@@ -63,21 +64,16 @@ def _evidence(loader: Loader, time: WorkerTime) -> list[Evidence]:
 
 
 def _fixes(case: Evidenced, loader: Loader, cause: str) -> list[Fix]:
-    fixes = []
-    more = _more_workers(case, loader, cause)
+    if cause == "lock":
+        return under_the_lock(loader)
+    limit = full(case.features.run, loader.rank, cause)
+    more = _more_workers(case, loader, cause, limit)
+    fixes = [fetch_together(loader, told(0.0, limit))] if cause in WAITS_FOR else []
     if more is not None:
-        fixes.append(more)
-    if cause in WAITS_FOR:
-        fixes.append(
-            Fix(
-                "Fetch the samples of a batch at once",
-                "One request for the whole batch, or threads for its samples, pays the latency "
-                "once.",
-                "def __getitems__(self, indices):\n"
-                f"    with ThreadPoolExecutor({AT_ONCE}) as pool:\n"
-                "        return list(pool.map(self.__getitem__, indices))",
-            )
-        )
+        fixes.insert(len(fixes) if limit else 0, more)
+    if limit:
+        title = "Keep the data nearer, or read fewer bytes"
+        fixes.insert(0, Fix(title, f"{limit[:1].upper()}{limit[1:]}."))
     if loader.facts.get("persistent_workers") == "False":
         fixes.append(
             Fix(
@@ -90,17 +86,17 @@ def _fixes(case: Evidenced, loader: Loader, cause: str) -> list[Fix]:
         Fix(
             "Make a sample cheaper in the workers",
             "The line above is where they spend their time: store decoded samples, read larger "
-            "pieces, or fetch the samples of a batch together (__getitems__).",
+            + ("pieces." if loader.iterable else "pieces, or fetch a batch in one (__getitems__)."),
         )
     )
     return fixes
 
 
-def _more_workers(case: Evidenced, loader: Loader, cause: str) -> Fix | None:
+def _more_workers(case: Evidenced, loader: Loader, cause: str, limit: str) -> Fix | None:
     """More workers where the machine has room: never more than its cores.
 
     Without a device the training's own threads need the cores, too: for workers at work one core
-    less is there.
+    less is there. `limit`: what is full already, so that no gain is promised.
     """
     most = case.cores_a_rank
     if cause == "cpu" and not loader.rank.device:
@@ -110,11 +106,10 @@ def _more_workers(case: Evidenced, loader: Loader, cause: str) -> Fix | None:
     wait, step = loader.rank.phase_ms["loader"], sum(loader.rank.phase_ms.values())
     # The workers were never idle while the loop waited: their rate is their number.
     after = max(step - wait, step * loader.workers / most)
-    saving = max(0.0, 1 - after / step) if step else 0.0
+    saving = max(0.0, 1 - after / step) if step and not limit else 0.0
     return Fix(
         f"Use {most} workers instead of {loader.workers}",
-        f"The rank may use {case.cores_a_rank} cores. The replay expects {percent(saving)} of the "
-        "step to go.",
+        f"The rank may use {case.cores_a_rank} cores. {told(saving, limit)}".rstrip(),
         loader.call(num_workers=most),
         round(saving, 4),
     )

@@ -50,7 +50,7 @@ class OpTime:
 
     `attainable_ns` is the time at the roof that limits it, `floor_ns` what would be left if that
     were lifted: the time at the other roof, and of the traffic from the level-2 cache. Both are 0
-    where cost or roofs are not known.
+    where cost or roofs are not known. `dtype` is what it calculates in ("fp32", …; "": not known).
     """
 
     name: str
@@ -65,6 +65,7 @@ class OpTime:
     floor_ns: float = 0.0
     dims: str = ""
     kernel: str = ""
+    dtype: str = ""
 
     @property
     def label(self) -> str:
@@ -88,6 +89,7 @@ class OpTime:
             floor_ns=self.floor_ns + other.floor_ns,
             dims=self.dims,
             kernel=self.kernel,
+            dtype=self.dtype,
         )
 
 
@@ -315,6 +317,7 @@ class _Judge:
                     attainable_ns=max(roofs) * count,
                     floor_ns=max(min(roofs), self._cached_ns(needs)) * count,
                     dims=_dims(self._trace, signature),
+                    dtype=needs.dtype if needs else "",
                 )
             )
         return rows
