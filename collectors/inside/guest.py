@@ -106,6 +106,7 @@ class Guest:
     def __init__(self, run_folder: Path, torch: Any, version: str) -> None:
         self.run_folder = run_folder
         self.torch = torch
+        self._gradients_on = torch.is_grad_enabled
         self.version = version
         self._early_gaps: list[Gap] = []
         self.slow_calls: dict[str, int] = {}
@@ -296,8 +297,7 @@ class Guest:
         recorder = self.recorder or self._active()
         if recorder is None:
             return
-        evaluating = not self.torch.is_grad_enabled()
-        kind = SpanKind.EVAL_LOADER if evaluating else SpanKind.LOADER
+        kind = SpanKind.LOADER if self._gradients_on() else SpanKind.EVAL_LOADER
         index = self._loaders.get(id(iterator), 0)
         cpu = time.thread_time_ns() - cpu_start
         recorder.span(kind, start, time.monotonic_ns(), index)
@@ -386,16 +386,16 @@ class Guest:
     @guarded
     def forward_ran(self, start: int) -> None:
         """A module that no other module called has run."""
-        end = time.monotonic_ns()
-        evaluating = not self.torch.is_grad_enabled()
-        if not evaluating:
+        end, without_gradients = time.monotonic_ns(), 0
+        if self._gradients_on():
             self.forward_left -= 1
-        elif self._eval_left:
-            self._eval_left -= 1
         else:
-            self.forward_left = 0
+            without_gradients = 1
+            self._eval_left -= 1
+            if self._eval_left <= 0:
+                self.forward_left = 0
         if self.recorder is not None:
-            self.recorder.span(SpanKind.FORWARD, start, end, int(evaluating))
+            self.recorder.span(SpanKind.FORWARD, start, end, without_gradients)
 
     @guarded
     def gradients_cleared(self, start: int) -> None:
