@@ -37,12 +37,15 @@ STYLE = """<style>
 .bs-meter .mid{position:absolute;top:0;bottom:0;left:0;background:var(--c)}
 .bs-slots{display:flex;height:3.2rem;margin:.1rem 0 .7rem;border-radius:.3rem;overflow:hidden;
  white-space:nowrap;font-size:.85rem;text-align:center;line-height:3.2rem}
-.bs-slots div{overflow:hidden;min-width:2px}
+.bs-slots div{overflow:hidden;min-width:2px;container-type:inline-size}
+@container (max-width:7.2rem){.bs-slots div>span>span{display:none}}
+@container (max-width:2.9rem){.bs-slots div>span{display:none}}
 .bs-small img{width:100%;max-width:30rem;display:block;margin-top:.3rem}
 .bs-table{border-collapse:collapse;width:100%;font-size:.88rem}
 .bs-table th{text-align:left;font-weight:600;opacity:.7}
 .bs-table td,.bs-table th{padding:.35rem .6rem .35rem 0;vertical-align:top;
  border-bottom:1px solid color-mix(in srgb,currentColor 16%,transparent)}
+.bs-table td:first-child{min-width:5rem;overflow-wrap:normal}
 .bs-thin{height:.32rem;max-width:16rem;margin:.25rem 0 .35rem}
 .bs-list{margin:.1rem 0 .3rem;padding-left:1.15rem}
 .bs-list li{margin:.16rem 0}

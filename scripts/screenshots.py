@@ -140,7 +140,8 @@ def sample_runs(folder: Path) -> Path:
     record(runs / "resnet-base", "resnet", tiny, "--wait-ms", "0.2", "--steps", "600")
     record(runs / "resnet-slower", "resnet", tiny, "--wait-ms", "1.5", "--steps", "400")
     record(runs / "slow-store", "slow-store", demo)
-    job = ["torchrun", "--standalone", "--nproc-per-node", "2", ddp, "--steps", "80"]
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    job = [*launcher, "--standalone", "--nproc-per-node", "2", ddp, "--steps", "80"]
     record(runs / "two-ranks", "two-ranks", *job, "--slow-loader-rank", "1", "--sleep-ms", "60")
     broken = runs / "broken"
     broken.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ import pytest
 
 from boundscope.collectors.records import Manifest
 from boundscope.profiler.library import DIAGNOSIS_FILE
+from boundscope.profiler.program import fingerprint
 from boundscope.profiler.run.manifest import read_manifest, write_manifest
 
 from .written_run import going_on, write_run
@@ -62,6 +63,7 @@ def recorded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     diagnosis["run"]["devices"] = [HOSTILE]
     diagnosis["verdict"]["headline"] = HOSTILE
     diagnosis["findings"].insert(0, hostile_finding())
+    diagnosis["program"] = fingerprint()
     (hostile / DIAGNOSIS_FILE).write_text(json.dumps(diagnosis))
     (folder / "broken").mkdir()
     (folder / "broken" / "manifest.json").write_text("{")

@@ -20,6 +20,7 @@ from boundscope.collectors.records import Frame, Header, Memory, Stack, Stacks
 from boundscope.dashboard import navigation, state, upload
 from boundscope.profiler.errors import UnusableData
 from boundscope.profiler.library import DIAGNOSIS_FILE, PATHS_VARIABLE, Source
+from boundscope.profiler.program import fingerprint
 from boundscope.profiler.run.load import Run
 from boundscope.profiler.run.manifest import write_manifest
 from boundscope.profiler.text import percent
@@ -254,12 +255,7 @@ def test_the_verdict_is_that_of_this_program_not_of_the_one_that_wrote_it_down(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given: as another version would have left it
-    shutil.copytree(runs / "slow", tmp_path / "runs" / "old")
-    file = tmp_path / "runs" / "old" / DIAGNOSIS_FILE
-    kept = json.loads(file.read_text())
-    kept["verdict"]["headline"] = "What it said then."
-    kept["program"] = "another"
-    file.write_text(json.dumps(kept))
+    kept_copy(runs / "slow", tmp_path / "runs" / "old", "What it said then.", "another")
 
     # When
     shown = app(tmp_path / "runs", monkeypatch, "verdict", run="old")
@@ -268,25 +264,39 @@ def test_the_verdict_is_that_of_this_program_not_of_the_one_that_wrote_it_down(
     said = diagnose_json(tmp_path / "runs" / "old")["verdict"]["headline"]
     assert said in texts(shown)
     assert "What it said then." not in texts(shown)
-    listed = texts(app(tmp_path / "runs", monkeypatch))
-    assert "opening it judges anew" in listed
+    assert "another version" in texts(app(tmp_path / "runs", monkeypatch))
+
+
+def kept_copy(run: Path, folder: Path, headline: str, program: str) -> None:
+    """A copy of a run with a diagnosis of that headline, made by that program."""
+    shutil.copytree(run, folder)
+    kept = json.loads((folder / DIAGNOSIS_FILE).read_text())
+    kept["verdict"]["headline"] = headline
+    (folder / DIAGNOSIS_FILE).write_text(json.dumps({**kept, "program": program}))
+
+
+def test_a_run_ends_with_a_diagnosis_that_names_the_program(runs: Path) -> None:
+    assert len(json.loads((runs / "slow" / DIAGNOSIS_FILE).read_text())["program"]) == 16
 
 
 def test_what_this_program_wrote_down_is_not_computed_again(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given
+    kept_copy(runs / "slow", tmp_path / "runs" / "now", "As it was kept.", fingerprint())
+
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it reads the traces")
 
     monkeypatch.setattr(state, "job", never)
 
     # When
-    shown = app(runs, monkeypatch, "verdict", run="hostile")
+    shown = app(tmp_path / "runs", monkeypatch, "verdict", run="now")
 
     # Then
     assert not shown.exception
-    assert "&lt;img src=x" in texts(shown)
+    assert "As it was kept." in texts(shown)
+    assert "another version" not in texts(app(tmp_path / "runs", monkeypatch))
 
 
 @pytest.mark.parametrize("view", ["timeline", "ops", "stacks", "memory"])

@@ -32,9 +32,9 @@ NAMES = sample_traces.names()
 EVERY_PAGE = os.environ.get("BOUNDSCOPE_EVERY_PAGE") == "1"
 PAGES = [path for path, *_ in navigation.PAGES if path != "runs"]
 OTHERS = [path for path in PAGES if path != "verdict"]
-OTHERS_EACH = 2
-"""Pages beside the verdict that are opened of each run; in turn, so that each is of several."""
-NARROW = ("verdict", "timeline")
+WIDE, NARROW = (1280, "light"), (390, "dark")
+Look = tuple[str, int, str]
+
 MAY_BE_EMPTY = {"ops", "memory", "stacks", "ranks"}
 """A training on the CPU has no memory of a device; one of a second may have no stack sample."""
 
@@ -166,16 +166,16 @@ def test_every_verdict_that_is_stored_is_looked_at_in_a_browser() -> None:
     expected = {sample_traces.truth(name)["expected"] for name in NAMES}
 
     assert {sample_traces.truth(name)["expected"] for name in CHOSEN} == expected
-    if len(CHOSEN) * OTHERS_EACH >= len(OTHERS):
-        assert {page for number in range(len(CHOSEN)) for page in pages_of(number)} == set(PAGES)
+    if len(CHOSEN) >= len(OTHERS):
+        assert {page for number in range(len(CHOSEN)) for page, *_ in looks(number)} == set(PAGES)
 
 
-def pages_of(number: int) -> list[str]:
-    """The pages of the run of this number that are opened."""
+def looks(number: int) -> list[Look]:
+    """What is opened of the run of this number: its verdict, and another page in turn."""
     if EVERY_PAGE:
-        return PAGES
-    turn = [OTHERS[(number * OTHERS_EACH + i) % len(OTHERS)] for i in range(OTHERS_EACH)]
-    return ["verdict", *turn]
+        return [*((page, *WIDE) for page in PAGES), *((page, *NARROW) for page in PAGES[:2])]
+    other = (OTHERS[number % len(OTHERS)], *(NARROW if number % 2 else WIDE))
+    return [("verdict", *WIDE), other, *([("verdict", *NARROW)] if number % 3 == 0 else [])]
 
 
 @needs_runs
@@ -183,23 +183,15 @@ def pages_of(number: int) -> list[str]:
 def test_pages_of_a_recorded_run_are_whole_in_a_browser(
     chromium: Any, address: str, samples: Path, name: str
 ) -> None:
-    # Given
-    number = CHOSEN.index(name)
     base = NAMES[NAMES.index(name) - 1]
-    wide = Watched(chromium, address, 1280)
 
-    # Then
-    for page in pages_of(number):
-        wide.open(page, run=name, base=base)
-        check(wide, page)
+    for page, width, theme in looks(CHOSEN.index(name)):
+        watched = Watched(chromium, address, width, theme)
+        watched.open(page, run=name, base=base)
+        check(watched, page)
         if page == "verdict":
-            check_figures(wide, said(samples / name))
-    wide.close()
-    narrow = Watched(chromium, address, 390, "dark")
-    page = NARROW[number % len(NARROW)]
-    narrow.open(page, run=name)
-    check(narrow, page)
-    narrow.close()
+            check_figures(watched, said(samples / name))
+        watched.close()
 
 
 def check(watched: Watched, page: str) -> None:

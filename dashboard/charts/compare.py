@@ -80,9 +80,10 @@ def moved_ops(ops: Sequence[OpChange], *, dark: bool) -> go.Figure:
         "<extra></extra>",
     )
     span = max((abs(change) for change in changes), default=1.0) or 1.0
-    low = min(0.0, *changes) - 0.6 * span
+    low, high = min([0.0, *changes]), max([0.0, *changes])
+    room = 0.6 * span  # for the figures beside the bars
     made.update_xaxes(
-        range=[low, max(0.0, *changes) + 0.6 * span],
+        range=[low - room if low < 0 else -0.02 * span, high + room if high > 0 else 0.02 * span],
         title="ms a step",
         gridcolor=grid_colour(dark=dark),
         zerolinecolor=ink(dark=dark),

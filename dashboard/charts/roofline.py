@@ -77,8 +77,8 @@ def _roofs(
             y=y,
             mode="lines+text",
             line={"color": colour, "width": 1.3, "dash": "solid" if number == 0 else "dash"},
-            text=[plain(roof.name), ""] if roof.is_bandwidth else ["", plain(roof.name)],
-            textposition="bottom right" if roof.is_bandwidth else "top left",
+            text=[plain(roof.name), ""],  # where a slope crosses an arithmetic roof nothing stands
+            textposition="bottom right" if roof.is_bandwidth else "top right",
             textfont={"size": 11},
             hoverinfo="skip",
             cliponaxis=False,

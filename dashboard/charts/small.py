@@ -26,20 +26,21 @@ TOP_QUANTILE = 0.99
 """The axis ends here: one slow step must not flatten all others."""
 
 MIN_SHARE = 0.001
-NAMED_SHARE = 0.1
-"""A slot of less of the bar than this has no room for its name on a telephone."""
 
 FEW = 16
 
 
 def slot_bar(shares: Mapping[str, float], *, dark: bool) -> str:
-    """Return one stacked bar over the whole width, largest slot first."""
+    """Return one stacked bar over the whole width, largest slot first.
+
+    The style sheet leaves out the names, then the figures, for which a part has no room.
+    """
     colours = slot_colours(dark=dark)
     shown = sorted((item for item in shares.items() if item[1] >= MIN_SHARE), key=lambda i: -i[1])
     parts = "".join(
         f'<div style="flex:{share:.4f} 1 0;background:{colours[slot]};'
         f'color:{text_on(colours[slot])}" title="{escape(slot)} {percent(share)} of step time">'
-        f"{f'{escape(slot)} {percent(share)}' if share >= NAMED_SHARE else ''}</div>"
+        f"<span><span>{escape(slot)}</span> {percent(share)}</span></div>"
         for slot, share in shown
     )
     words = ", ".join(f"{slot} {percent(share)}" for slot, share in shown)

@@ -67,7 +67,7 @@ def _table(ops: RankOps) -> None:
         return
     config = {
         "share": st.column_config.ProgressColumn(format="%.1f %%", max_value=100),
-        "of roof": st.column_config.ProgressColumn(format="%.0f %%", max_value=100),
+        "of roof": st.column_config.ProgressColumn(format="%.1f %%", max_value=100),
         "ms a step": st.column_config.NumberColumn(format="%.3f"),
         "GFLOP/s": st.column_config.NumberColumn(format="%.4g"),
         "GB/s": st.column_config.NumberColumn(format="%.4g"),

@@ -60,7 +60,8 @@ def _slots(diagnosis: Diagnosis) -> None:
         bars = [(f"rank {rank.rank}", rank.breakdown) for rank in diagnosis.ranks]
         state.charts(rank_bars(bars, dark=dark), "rank-bars")
         state.html(markup.legend(diagnosis.breakdown, dark=dark))
-        state.html(markup.paragraph("The legend shows the mean over the ranks."))
+        if len(bars) > 1:
+            state.html(markup.paragraph("The legend shows the mean over the ranks."))
     else:
         rows = [(rank.rank, rank.breakdown) for rank in diagnosis.ranks]
         state.charts(slot_map(rows, dark=dark), "rank-map")

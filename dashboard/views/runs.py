@@ -170,7 +170,7 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("ranks", str(run.world_size)),
         ("device", ", ".join(run.devices)),
         ("status", "" if entry.status == "finished" else entry.status),
-        ("verdict by", "" if entry.is_current else "another version; opening it judges anew"),
+        ("verdict of", "" if entry.is_current else "another version"),
     ]
 
 
