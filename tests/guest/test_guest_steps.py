@@ -114,15 +114,16 @@ def test_an_optimizer_inside_another_one_is_one_step(loops: Loops) -> None:
     ],
 )
 def test_validation_between_steps_is_evaluation(loops: Loops, name: str, count: int) -> None:
-    evaluation = timeline(loops, name).phase_ns["evaluation"]
+    phases = timeline(loops, name).phase_ns
+    evaluation = phases["evaluation"]
 
-    found = evaluation[evaluation > 0]
+    found, profiler = evaluation[evaluation > 0], phases["profiler"][evaluation > 0]
 
     notes = loops[name].evaluations[:count]
     least = [end - begin for _, begin, end, _ in notes]
     most = [end - begin for begin, _, _, end in notes]
     assert len(found) == len(notes) == count
-    assert np.all(found >= least)
+    assert np.all(found + profiler >= least)  # a window of ours may end within
     assert np.all(found <= most)
 
 
