@@ -3,10 +3,12 @@
     python benchmarks/faults.py kills --count 100
     python benchmarks/faults.py starts --count 200
 
-`kills` wraps a training in `boundscope run`, ends the training with SIGKILL at a random moment and
-prints how much of it the run folder lacks: the time from the last recorded step to the last step
-that the training noted itself. `starts` wraps a command again and again and looks for what is left
-behind: processes, temporary files, files other than the run's own, descriptors and threads.
+`kills` wraps a training in `boundscope run` and ends one of the two with SIGKILL at a random
+moment: every other time the training, every other time the launcher, and the training a moment
+later. It prints how much the run folder lacks: of the training, the time from the last recorded
+step to the last one that it noted itself; of the host's metrics, the time from when the next sample
+was due to the kill. `starts` wraps a command again and again and looks for what is left behind:
+processes (and so their threads and descriptors), temporary files, half-written and hidden files.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from boundscope.collectors.records import SpanKind
+from boundscope.collectors.beside.host import HostCollector
+from boundscope.collectors.records import Sample, SpanKind
 from boundscope.profiler.run.files import read_records
 from boundscope.profiler.run.load import load_run
 
@@ -35,6 +37,9 @@ BOUNDSCOPE = str(Path(sys.executable).parent / "boundscope")
 LATEST_S = 5.0
 """Kills come up to so long after the first step: two trace windows and their exports included."""
 PROMISE_S = 1.0
+ALONE_S = 0.7
+"""The training goes on for so long without its launcher: some flushes of its own."""
+ENDING_S = 5.0
 
 
 def started(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
@@ -61,7 +66,7 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def kill_once(folder: Path, seed: int) -> dict[str, float | str]:
+def kill_once(folder: Path, seed: int, whom: str) -> dict[str, float | str]:
     """One training, ended at a random moment: what was lost, and how the run loads."""
     folder.mkdir()
     launcher = started(folder, [str(TRAINING), "--notes", "--steps", "5000", "--wait-ms", "4"])
@@ -71,11 +76,39 @@ def kill_once(folder: Path, seed: int) -> dict[str, float | str]:
             raise SystemExit(f"the training did not start: {launcher.returncode}")
         time.sleep(0.01)
     time.sleep(random.Random(seed).uniform(0.0, LATEST_S))
-    os.kill(int(manifest_of(folder)["child_pid"]), signal.SIGKILL)
+    training = int(str(manifest_of(folder)["child_pid"]))
+    killed_ns = time.monotonic_ns()
+    if whom == "launcher":
+        launcher.kill()
+        time.sleep(ALONE_S)
+    os.kill(training, signal.SIGKILL)
     code = launcher.wait(60)
-    left = session(launcher.pid)
     run = load_run(folder / "run")
-    return {"lost_s": lost_s(folder), "code": code, "status": run.status, "left": len(left)}
+    return {
+        "steps": lost_s(folder),
+        "host": unsampled_s(folder, killed_ns),
+        "code": code,
+        "status": run.status,
+        "left": len(ended(launcher.pid)),
+    }
+
+
+def ended(leader: int) -> list[int]:
+    """The processes of a session that are still there after a moment: py-spy writes its file."""
+    deadline = time.monotonic() + ENDING_S
+    while session(leader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return session(leader)
+
+
+def unsampled_s(folder: Path, killed_ns: int) -> float:
+    """From when the host's next sample was due, or the first one was, to the kill, in seconds."""
+    (path,) = folder.glob("run/node-*/host.jsonl")
+    file = read_records(path)
+    assert file.header is not None
+    taken = [record.time_ns for record in file.records if isinstance(record, Sample)]
+    last_ns = max(taken, default=file.header.wall_ns) - file.header.wall_ns + file.header.mono_ns
+    return max(0.0, (killed_ns - last_ns) * 1e-9 - HostCollector.period_s)
 
 
 def manifest_of(folder: Path) -> dict[str, object]:
@@ -105,23 +138,32 @@ def kills(count: int, at_once: int, seed: int) -> int:
     """Print the distribution of what was lost; 1 where a promise was broken."""
     with tempfile.TemporaryDirectory() as base, ThreadPoolExecutor(at_once) as pool:
         folders = [Path(base) / str(index) for index in range(count)]
-        results = list(pool.map(kill_once, folders, range(seed, seed + count)))
-    lost = np.array([result["lost_s"] for result in results], float)
-    quantiles = ", ".join(f"p{q} {np.quantile(lost, q / 100):.3f} s" for q in (50, 90, 99))
-    print(f"{count} kills at random moments: lost {quantiles}, most {lost.max():.3f} s")
-    print(f"  over {PROMISE_S:g} s: {int((lost > PROMISE_S).sum())}")
-    for name, expected in (("code", -signal.SIGKILL), ("status", "killed"), ("left", 0)):
-        wrong = sum(result[name] != expected for result in results)
-        print(f"  {name} other than {expected}: {wrong}")
-    good = lost.max() <= PROMISE_S and all(
-        (r["code"], r["status"], r["left"]) == (-signal.SIGKILL, "killed", 0) for r in results
-    )
+        whom = [("training", "launcher")[index % 2] for index in range(count)]
+        results = list(pool.map(kill_once, folders, range(seed, seed + count), whom))
+    good = True
+    for name in ("training", "launcher"):
+        chosen = [result for result, one in zip(results, whom, strict=True) if one == name]
+        print(f"{len(chosen)} kills of the {name} at random moments")
+        for what in ("steps", "host"):
+            good &= told(what, chosen)
+        for what, expected in (("code", -signal.SIGKILL), ("status", "killed"), ("left", 0)):
+            wrong = sum(result[what] != expected for result in chosen)
+            good &= not wrong
+            print(f"  {what} other than {expected}: {wrong}")
     return 0 if good else 1
 
 
+def told(what: str, results: list[dict[str, float | str]]) -> bool:
+    """Print what was lost of steps or samples; whether the promise was kept."""
+    lost = np.array([result[what] for result in results], float)
+    quantiles = ", ".join(f"p{q} {np.quantile(lost, q / 100):.3f} s" for q in (50, 90, 99))
+    over = int((lost > PROMISE_S).sum())
+    print(f"  {what}: lost {quantiles}, most {lost.max():.3f} s; over {PROMISE_S:g} s: {over}")
+    return not over
+
+
 def starts(count: int, words: list[str]) -> int:
-    """Start again and again from one process, and count what stays."""
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    """Start again and again, and count what stays."""
     left: list[str] = []
     seconds = []
     for index in range(count):
@@ -131,8 +173,6 @@ def starts(count: int, words: list[str]) -> int:
             code = launcher.wait(120)
             seconds.append(time.monotonic() - begin)
             left += leftovers(Path(base), launcher.pid, code, index)
-    left += [f"descriptor {n}" for n in range(len(os.listdir("/proc/self/fd")) - descriptors)]
-    left += [f"thread {n}" for n in range(threading.active_count() - threads)]
     print(f"{count} starts, median {np.median(seconds):.2f} s: {len(left)} things left behind")
     for thing in left[:20]:
         print(f"  {thing}")

@@ -2,9 +2,10 @@
 
     python benchmarks/fuzz_trace.py [TRACE…] [--seconds 60] [--seed 0] [--keep FOLDER]
 
-Without traces two small ones are made: one of a device, one of a CPU. Each input is read, diagnosed
-as `boundscope diagnose` does, and every table of it is made. An input that ends in any other
-exception, takes too long, or gives impossible figures is kept in FOLDER and the exit code is 1.
+Without traces three small ones are made: of a device, of a CPU, and of a device with times of more
+digits than a double has. Each input is read, diagnosed as `boundscope diagnose` does, and every
+table of it is made. An input that ends in any other exception, takes too long, or gives impossible
+figures is kept in FOLDER and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ from boundscope.profiler.tables.trace_steps import step_outliers, step_parts
 from boundscope.profiler.tables.trace_syncs import sync_spots
 from boundscope.profiler.trace.device import device_time
 from boundscope.profiler.trace.device_division import divide_device
+from boundscope.profiler.trace.device_steps import device_steps
 from boundscope.profiler.trace.health import check
 from boundscope.profiler.trace.launch_queue import launch_queues
 from boundscope.profiler.trace.memory_events import read_memory_events
@@ -136,6 +139,17 @@ def cpu_trace() -> bytes:
     return json.dumps({"traceEvents": events}).encode()
 
 
+def exact_trace() -> bytes:
+    """The trace of a device with times in us since 1970, with decimals."""
+    since_1970 = 1_712_195_495_000_000
+
+    def placed(match: re.Match[bytes]) -> bytes:
+        return b'"ts": %d.%03d' % divmod(round(1000 * float(match[1])) + 1000 * since_1970, 1000)
+
+    text = re.sub(rb'"ts": ([\d.]+)', placed, small_trace())
+    return text.replace(b'"baseTimeNanoseconds"', b'"exportedFrom"')
+
+
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """Return `data` with one to four faults: cut, flipped, dropped, doubled, inserted or moved."""
     for _ in range(rng.randint(1, 4)):
@@ -167,6 +181,7 @@ FIGURES = "figures"
 ODD_VALUES: tuple[object, ...] = (
     *(None, "", "x", [], {}, [[]], True, -1, 0, 1, 2**31, 2**63, -(2**40), 1e30, -0.5, 1e-9),
     *("NaN", "7", "cpu_op", "kernel", "cuda_runtime", "ProfilerStep#1", "[memory]", [1, [2]]),
+    *("1,5", [1, 2], "1712195495000007,5", "ProfilerStep#" + "9" * 30),
 )
 
 
@@ -215,11 +230,15 @@ def fault_of(path: Path) -> str | None:
 def impossible(trace: Trace) -> dict[str, bool]:
     """What can never be true of a trace, each with whether it is; makes every table."""
     events, steps = trace.events, find_steps(trace)
-    health, device = check(trace), device_time(trace)
+    health, device, worked = check(trace), device_time(trace), device_steps(trace, steps)
     faults = {
         "negative durations": bool((events.duration_ns < 0).any()),
         "not sorted": bool((events.start_ns[1:] < events.start_ns[:-1]).any()),
         "a step that ends before it begins": bool((steps.end_ns < steps.start_ns).any()),
+        "a step of the device that ends before it begins": bool(
+            (worked.end_ns < worked.start_ns).any()
+        ),
+        "steps of the device that overlap": disjoint(steps) and not disjoint(worked),
         "a confidence beyond 0 to 1": not 0 <= health.confidence <= 1,
     }
     op_times(trace)
@@ -271,7 +290,11 @@ def main() -> int:
     options = parser.parse_args()
     rng = random.Random(options.seed)
     sources = [(path.name, path.read_bytes()) for path in options.traces]
-    sources = sources or [("device.json", small_trace()), ("cpu.json", cpu_trace())]
+    sources = sources or [
+        ("device.json", small_trace()),
+        ("cpu.json", cpu_trace()),
+        ("exact.json", exact_trace()),
+    ]
     tried = failed = figures = 0
     end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:

@@ -11,9 +11,9 @@ import numpy as np
 from .alike import MAX_EVENT_OVERHEAD_NS
 from .trace.copies import copy_kinds, is_pageable
 from .trace.device_division import launching_threads
-from .trace.idle import running
+from .trace.idle import on_threads, running
 from .trace.intervals import clip, total, union
-from .trace.table import Category, Trace
+from .trace.table import Category, Trace, looked_up
 
 BLOCKING_NS = 50_000
 """A runtime call of this length waits for the device: a launch takes 5 to 20 us, and a copy or a
@@ -66,7 +66,7 @@ def profiler_share(trace: Trace, window: tuple[int, int]) -> float:
     """
     events = trace.events
     kinds = (Category.CPU_OP, Category.RUNTIME, Category.DRIVER, Category.PYTHON)
-    mine = np.isin(events.category, kinds) & np.isin(events.thread, launching_threads(trace))
+    mine = events.of(*kinds) & on_threads(trace, launching_threads(trace))
     mine &= (events.start_ns >= window[0]) & (events.start_ns < window[1])
     return min(1.0, int(mine.sum()) * MAX_EVENT_OVERHEAD_NS / max(1, window[1] - window[0]))
 
@@ -108,15 +108,16 @@ def host_path(trace: Trace, window: tuple[int, int]) -> float:
     The host's own way through a step: without any device work it would take this long.
     """
     events = trace.events
-    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
+    calls = events.of(Category.RUNTIME, Category.DRIVER)
     if not calls.any():
         return 0.0
     may_block = np.fromiter(
         (_MAY_BLOCK.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
-    blocked = calls & may_block[events.name] & (events.duration_ns >= BLOCKING_NS)
+    blocked = calls & (events.duration_ns >= BLOCKING_NS)
+    blocked &= looked_up(may_block, events.name)
     threads = launching_threads(trace)
-    blocked &= np.isin(events.thread, threads)
+    blocked &= on_threads(trace, threads)
     starts = events.start_ns[blocked]
     waits = clip(union(starts, starts + events.duration_ns[blocked]), *window)
     # Where the device still works off what was launched, the host may be done with the window.

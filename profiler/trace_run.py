@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +17,22 @@ from .features import RankInput
 from .run.load import RankData, Run, SpanTable, load_run
 from .run.manifest import FILE_NAME
 from .timeline import PHASES, Timeline
-from .trace.device import device_time
-from .trace.idle import preparation
-from .trace.intervals import EMPTY, Union, clip, covered, merge, subtract, union
+from .trace.device import device_time, device_work
+from .trace.device_steps import device_steps
+from .trace.growing import give_back_heap
+from .trace.idle import preparation, spans_of
+from .trace.intervals import EMPTY, Union, clip, covered, merge, subtract, total, union
 from .trace.many import read_traces
 from .trace.startup import startup_end, warm_steps
-from .trace.steps import find_steps
-from .trace.table import Category, Int64, Trace
+from .trace.steps import Steps, find_steps
+from .trace.table import Category, Trace, looked_up
 
 SUFFIXES = (".json", ".json.gz", ".pt.trace.json", ".pt.trace.json.gz")
+
+OUTSIDE_SHARE = 0.02
+"""Share of the device's busy time outside the steps before it is said: below half of the least
+share that is claimed at all (MIN_SHARE in rules.base)."""
+
 _RANK = re.compile(r"(?:rank|worker|trainer)[-_]?(\d+)", re.IGNORECASE)
 _LOADER = re.compile(r"enumerate\(DataLoader\)")
 
@@ -36,9 +44,9 @@ class TraceRun(Run):
 
 def trace_files(path: Path) -> list[Path]:
     """The trace files that `path` names: itself, or those in the folder, by name."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    return sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(SUFFIXES))
+    return sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and os.path.isfile(p))
 
 
 def traces_by_rank(path: Path) -> dict[int, Trace]:
@@ -147,20 +155,22 @@ def rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
         gaps=[],
         world_size=world or None,
     )
-    longest = max(traces, key=lambda trace: len(trace.events))
-    line = _timeline(rank, longest)
+    judged = [_judged(trace) for trace in traces]
+    longest = max(judged, key=lambda one: len(one.trace.events))
+    line = _timeline(rank, longest.trace, longest.steps)
     windows = []
-    for index, trace in enumerate(traces):
-        starts, ends = _steps(trace)
-        begin, end = int(starts[0]), int(ends[-1])
-        window = Window(index=index, start_ns=begin, end_ns=end, first_step=0, steps=len(starts))
-        windows.append((window, trace))
-    return RankInput(data, line, windows)
+    for index, one in enumerate(judged):
+        begin, end = one.window
+        count = len(one.steps)
+        window = Window(index=index, start_ns=begin, end_ns=end, first_step=0, steps=count)
+        windows.append((window, one.trace))
+    give_back_heap()
+    return RankInput(data, line, windows, [note for one in judged for note in _notes(one)])
 
 
-def _timeline(rank: int, trace: Trace) -> Timeline:
+def _timeline(rank: int, trace: Trace, steps: Steps) -> Timeline:
     """The steps of a trace as a timeline: all steady, all profiled, phases as far as marked."""
-    start, end = _steps(trace)
+    start, end = steps.start_ns, steps.end_ns
     whole = union(start, end)
     intervals: dict[str, Union] = dict.fromkeys(PHASES, EMPTY)
     intervals["loader"] = clip(_loader_waits(trace), int(start[0]), int(end[-1]))
@@ -174,8 +184,22 @@ def _timeline(rank: int, trace: Trace) -> Timeline:
     return Timeline(rank, "trace", start, end, phases, intervals, every, every, int(start[0]))
 
 
-def _steps(trace: Trace) -> tuple[Int64, Int64]:
-    """Starts and ends of the steps after start-up.
+@dataclass(frozen=True)
+class _Judged:
+    """A trace with the steps that are looked at; so much start-up before them is left out, ns."""
+
+    trace: Trace
+    steps: Steps
+    left_out_ns: int
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """From the start of the first step to the end of the last."""
+        return int(self.steps.start_ns[0]), int(self.steps.end_ns[-1])
+
+
+def _judged(trace: Trace) -> _Judged:
+    """The trace with its steps after start-up, as the device works them.
 
     Where nothing marks a step, the time from the first to the last device work stands for one:
     what comes before is the start of the program (making a context, the first allocation).
@@ -183,29 +207,52 @@ def _steps(trace: Trace) -> tuple[Int64, Int64]:
     steps = find_steps(trace)
     device = device_time(trace) if steps.source == "window" else None
     if device is None:
-        steps = warm_steps(trace, steps)
-        return steps.start_ns, steps.end_ns
+        warm = warm_steps(trace, steps)
+        left_out = int(warm.start_ns[0] - steps.start_ns[0])
+        return _Judged(trace, device_steps(trace, warm), left_out)
     begin, end = device.window
-    warm = startup_end(trace, begin, end)
-    return np.array([warm if warm is not None and warm < end else begin]), np.array([end])
+    ready = startup_end(trace, begin, end)
+    start = ready if ready is not None and ready < end else begin
+    one = Steps("window", np.array([start]), np.array([end]), np.zeros(1, np.int64))
+    return _Judged(trace, one, start - begin)
 
 
 def how_found(inputs: Sequence[RankInput]) -> list[Warning_]:
-    """Say so where steps are guessed, or where start-up was left out."""
-    found: dict[str, str] = {}
-    for trace in (trace for item in inputs for _, trace in item.traces):
-        steps = find_steps(trace)
-        if steps.source == "pattern":
-            found["steps-by-pattern"] = (
-                f"no step is marked: {len(steps)} repetitions of a sequence of ops or kernels are "
-                "taken for steps, which may be layers or requests"
-            )
-        device = device_time(trace) if steps.source == "window" else None
-        first = device.window[0] if device is not None else int(steps.start_ns[0])
-        left_out = (int(_steps(trace)[0][0]) - first) * 1e-9
-        if left_out > 0:
-            found["start-up-left-out"] = f"{left_out:.1f} s of start-up are left out of the steps"
-    return [Warning_(slug, text) for slug, text in found.items()]
+    """Say so where steps are guessed, start-up was left out, or work lies outside the steps."""
+    found = {note.slug: note for item in inputs for note in item.notes}
+    return list(found.values())
+
+
+def _notes(judged: _Judged) -> list[Warning_]:
+    notes = []
+    if judged.steps.source == "pattern":
+        text = (
+            f"no step is marked: {len(judged.steps)} repetitions of a sequence of ops or kernels "
+            "are taken for steps, which may be layers or requests"
+        )
+        notes.append(Warning_("steps-by-pattern", text))
+    left_out = judged.left_out_ns * 1e-9
+    if left_out > 0:
+        text = f"{left_out:.1f} s of start-up are left out of the steps"
+        notes.append(Warning_("start-up-left-out", text))
+    share = _outside(judged)
+    if share > OUTSIDE_SHARE:
+        text = (
+            f"{share:.0%} of the device's time lies before the first or behind the last step: it "
+            "counts in none of the shares"
+        )
+        notes.append(Warning_("work-outside-steps", text))
+    return notes
+
+
+def _outside(judged: _Judged) -> float:
+    """Share of the device's busy time outside the steps; start-up that is left out is none."""
+    begin, end = judged.window
+    busy = spans_of(judged.trace, device_work(judged.trace))
+    if judged.left_out_ns > 0 and len(busy[1]):
+        busy = clip(busy, begin, max(end, int(busy[1][-1])))
+    whole = total(busy)
+    return 1 - total(clip(busy, begin, end)) / whole if whole else 0.0
 
 
 def _loader_waits(trace: Trace) -> Union:
@@ -215,7 +262,5 @@ def _loader_waits(trace: Trace) -> Union:
     )
     chosen = events.category == Category.LOADER
     if len(names):
-        chosen |= names[events.name] & np.isin(
-            events.category, (Category.ANNOTATION, Category.CPU_OP)
-        )
+        chosen |= looked_up(names, events.name) & events.of(Category.ANNOTATION, Category.CPU_OP)
     return union(events.start_ns[chosen], events.start_ns[chosen] + events.duration_ns[chosen])

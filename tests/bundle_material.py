@@ -34,12 +34,29 @@ class Secret:
     text: str
     needles: tuple[str, ...]
 
+    @property
+    def words(self) -> list[str]:
+        """The text as words of a command; a shell leaves what is in quotes together."""
+        return [self.text] if "'" in self.text else self.text.split(" ")
 
-def _made(rng: random.Random, count: int, alphabet: str = ALPHANUMERIC) -> str:
+
+def _made(rng: random.Random, count: int, alphabet: str = ALPHANUMERIC, digits: bool = True) -> str:
     while True:
         text = "".join(rng.choice(alphabet) for _ in range(count))
-        if any(c.isdigit() for c in text) and any(c.isalpha() for c in text):
+        if any(c.isdigit() for c in text) == digits and any(c.isalpha() for c in text):
             return text
+
+
+ESCAPED_JSON = r"{{\"token\":\"{}\"}}"
+PUNCTUATION = "!%&*+,-./:;=?^_~|"
+"""What passwords have in them; quotes, brackets and spaces end a value that stands in no quotes."""
+
+
+def _password(rng: random.Random, *, digits: bool = True) -> str:
+    """Like one that a person or a program makes: signs in the middle of it."""
+    letters = ALPHANUMERIC if digits else string.ascii_letters
+    signs = "".join(rng.choice(PUNCTUATION) for _ in range(2))
+    return _made(rng, 6, letters, digits) + signs + _made(rng, 6, letters, digits)
 
 
 def _word(rng: random.Random) -> str:
@@ -77,6 +94,19 @@ def _url(rng: random.Random) -> Secret:
     return Secret("git remote", f"origin {text}", (user, password, host))
 
 
+def _login(rng: random.Random) -> Secret:
+    """An address whose host may be kept: who logs in with what, and its parameters, never are."""
+    user, password, signature = _word(rng), _password(rng).replace("/", "_"), _made(rng, 9)
+    text = f"postgres://{user}:{password}@db.internal/x?sig={signature}"
+    return Secret("login in an address", f"to {text}", (f"{user}:", password, signature))
+
+
+def _peer(rng: random.Random) -> Secret:
+    """A host of which only an option tells that it is one."""
+    name = f"acme-{_word(rng)}"
+    return Secret("peer", f"--master_addr={name}", (name,))
+
+
 def _plain(
     kind: str, make: Callable[[random.Random], str], around: str = "{}"
 ) -> Callable[..., Secret]:
@@ -99,6 +129,13 @@ KINDS: tuple[Callable[[random.Random], Secret], ...] = (
     _plain("option token", lambda rng: _made(rng, 12), "--token {}"),
     _plain("option api key", lambda rng: _made(rng, 10), "--api-key={}"),
     _plain("password", lambda rng: _made(rng, 9), "db_password={}"),
+    _plain("password with signs", _password, "dbPassword={}"),
+    _plain("password without digits", lambda rng: _password(rng, digits=False), "--pass {}"),
+    _plain(
+        "password in JSON", lambda rng: _made(rng, 12, digits=False), '{{\\"token\\":\\"{}\\"}}'
+    ),
+    _login,
+    _peer,
     _plain("random base64", lambda rng: _made(rng, 40)),
     _plain("random hex", lambda rng: _hex(rng, 40)),
     _plain("ipv4", _ipv4, "peer {} is gone"),
@@ -106,9 +143,16 @@ KINDS: tuple[Callable[[random.Random], Secret], ...] = (
     _plain("mac", _mac, "link {} down"),
     _plain("gpu uuid", lambda rng: f"GPU-{_uuid(rng)}"),
     _plain("serial", lambda rng: str(rng.randint(10**12, 10**13)), "Serial Number: {}"),
+    _plain("board serial", lambda rng: _made(rng, 10, ALPHANUMERIC.upper()), "board_serial={}"),
+    _plain("short gpu uuid", lambda rng: "GPU-" + _hex(rng, 8), "CUDA_VISIBLE_DEVICES={}"),
+    _plain("guid", lambda rng: ":".join(_hex(rng, 4) for _ in range(4)), "node guid {}"),
     _plain("user", _word, "/home/{0}/data/x.bin of {0}"),
+    _plain("user elsewhere", _word, "{0}@gpu17 C:\\Users\\{0}\\x.txt"),
     _plain("e-mail", lambda rng: f"{_word(rng)}@{_word(rng)}.example"),
     _plain("path", _word, "/mnt/{}/set/part.bin"),
+    _plain("path with spaces", _word, "open('/mnt/our data/{}/x.bin')"),
+    _plain("path of a partition", _word, "/data/client={}/date=2/x.parquet"),
+    _plain("host of a country", lambda rng: f"n{rng.randint(10, 99)}.{_word(rng)}.se", "at {}:22"),
     _plain("host", lambda rng: f"trn-{_word(rng)}-{rng.randint(10, 99)}.cluster.internal"),
 )
 

@@ -23,6 +23,7 @@ from boundscope.collectors.records import (
     Site,
     Stack,
     Stacks,
+    Window,
 )
 from boundscope.profiler.bundle.reading import open_bundle
 from boundscope.profiler.bundle.writing import Made, make_bundle
@@ -32,6 +33,8 @@ from boundscope.profiler.run.manifest import read_manifest, write_manifest
 from .bundle_material import TRAINING, Secret, everything_in, leaks, record, secrets
 
 PLANTED = secrets()
+NUMBER = 70_707_070_707
+"""Numbers that are secrets by their names alone: they begin with these digits."""
 decode = msgspec.json.Decoder(Record).decode
 encode = msgspec.json.encode
 
@@ -48,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def planted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run with every secret in every place."""
-    folder = tmp_path_factory.mktemp("full") / "planted"
+    folder = tmp_path_factory.mktemp("full") / f"{needle('user')}-{needle('host')}-planted"
     shutil.copytree(run, folder)
     for plant in PLACES:
         plant(folder)
@@ -57,7 +60,7 @@ def planted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make_bundle(planted, tmp_path_factory.mktemp("made") / "x.boundscope.zip")
+    return make_bundle(planted, tmp_path_factory.mktemp("made"))
 
 
 def change(path: Path, edit: Callable[[Any], Any]) -> None:
@@ -76,14 +79,19 @@ def one(folder: Path, pattern: str) -> Path:
 
 def in_the_manifest(folder: Path) -> None:
     manifest = read_manifest(folder)
-    words = [word for secret in PLANTED for word in secret.text.split(" ")]
+    words = [word for secret in PLANTED for word in secret.words]
     values = {f"V{number}": secret.text for number, secret in enumerate(PLANTED)}
     gap = msgspec.structs.replace(manifest.gaps[0], detail="; ".join(s.text for s in PLANTED))
     environment = {
         **manifest.environment,
         "variables": values,
         "git": {**manifest.environment.get("git", {}), "remote": texts("git remote")},
-        "launcher": {"kind": "python", "NCCL_SOCKET_IFNAME": texts("mac"), **values},
+        "launcher": {
+            "kind": "python",
+            "NCCL_SOCKET_IFNAME": texts("mac"),
+            "CUDA_VISIBLE_DEVICES": ",".join(s.needles[0] for s in PLANTED if "uuid" in s.kind),
+            **values,
+        },
         "hardware": {**manifest.environment["hardware"], "serial": texts("serial")},
     }
     write_manifest(
@@ -91,6 +99,10 @@ def in_the_manifest(folder: Path) -> None:
         msgspec.structs.replace(
             manifest,
             name=f"run of {texts('user')}",
+            cwd=f"/home/{needle('user')}/{needle('path')}/{needle('github')}",
+            host=needle("host"),
+            version=f"0.1.0 {everything()}",
+            job=f"master {needle('peer')}:29500",
             command=[
                 *manifest.command,
                 *words,
@@ -100,6 +112,14 @@ def in_the_manifest(folder: Path) -> None:
             gaps=[*manifest.gaps, gap],
         ),
     )
+
+
+def everything(separator: str = " ") -> str:
+    return separator.join(secret.text for secret in PLANTED)
+
+
+def needle(kind: str) -> str:
+    return next(secret.needles[0] for secret in PLANTED if secret.kind == kind)
 
 
 def texts(kind: str) -> str:
@@ -130,7 +150,8 @@ def in_records(folder: Path) -> None:
         records += [
             Site("save", number, f"/srv/{text}/a.py", 3, text, facts),
             Gap(now, "inside", "crashed", f'Traceback\n  File "{text}", line 3\nKeyError: {text}'),
-            Process(7, 1, "3.11", "2.13", ["x.py", *text.split(" ")], {"executable": text}),
+            Process(7, 1, f"3.11 {text}", text, ["x.py", *secret.words], {"executable": text}),
+            Window(number + 500, now, now, 1, 1, "", 0, text),
         ]
     append(steps, records)
     # The last process of the file is the rank's: it must stay the real one.
@@ -151,6 +172,35 @@ def in_stacks(folder: Path) -> None:
     append(stacks, records)
 
 
+def in_recordings(folder: Path) -> None:
+    """What py-spy wrote while its launcher was killed."""
+    events = [
+        {"name": name, "ph": phase, "tid": 7, "ts": at + number * 1_000, "args": place}
+        for number, secret in enumerate(PLANTED)
+        for phase, at in (("B", 0), ("E", 900))
+        for name, place in [(secret.text, {"filename": f"/opt/{secret.text}/m.py", "line": 3})]
+    ]
+    path = one(folder, "node-*") / "stacks-7-rank-0-1000000.part"
+    path.write_text(json.dumps(events))
+
+
+def in_roofs(folder: Path) -> None:
+    path = folder / "roofs.json"
+    roofs = json.loads(path.read_text()) if path.exists() else {"flops": {}, "bandwidth": {}}
+    texts_of_all = [secret.text for secret in PLANTED]
+    roofs |= {"device": f"CPU {everything()}", "notes": texts_of_all, "key": needle("github")}
+    for rates in ("flops", "bandwidth"):
+        roofs[rates] |= dict.fromkeys(texts_of_all, 1.0)
+    path.write_text(json.dumps(roofs))
+
+
+def in_other_launchers(folder: Path) -> None:
+    own = json.loads((folder / "manifest.json").read_text())
+    (one(folder, "node-*") / "launcher-77.json").write_text(
+        json.dumps(own | {"name": everything(), "command": [everything()]})
+    )
+
+
 def in_metrics(folder: Path) -> None:
     path = one(folder, "node-*/storage.jsonl")
     now = read_manifest(folder).started_ns
@@ -169,6 +219,11 @@ def in_traces(folder: Path) -> None:
                 "Call stack": f"{text};torch/nn/x.py(3): f",
                 "Concrete Inputs": [text],
                 text: text,
+                "password": NUMBER + number,
+                "gpu_serial": NUMBER + 1_000 + number,
+                "credentials": {"a": secret.needles[0]},
+                "token": [secret.needles[0]],
+                "argv": ["--api-key", secret.needles[0], *secret.words],
             }
             events.append({**event, "cat": "user_annotation", "name": text, "args": args})
             row = {"ph": "M", "name": "process_name", "pid": text, "tid": 0, "ts": event["ts"]}
@@ -204,6 +259,9 @@ PLACES = (
     in_the_manifest,
     in_records,
     in_stacks,
+    in_recordings,
+    in_roofs,
+    in_other_launchers,
     in_metrics,
     in_traces,
     in_the_diagnosis,
@@ -212,7 +270,7 @@ PLACES = (
 )
 
 
-def test_there_are_200_secrets_of_20_kinds_and_the_search_finds_each_where_it_was_planted(
+def test_there_are_over_200_secrets_of_20_kinds_and_the_search_finds_each_where_it_was_planted(
     planted: Path,
 ) -> None:
     contents = {
@@ -233,7 +291,9 @@ def test_no_secret_is_in_the_bundle(made: Made) -> None:
     assert any(name.startswith("run/rank-0-") and name.endswith(".gz") for name in contents)
     contents["the text for the issue"] = made.markdown.encode()
     contents["the preview"] = encode(made.manifest)
+    contents["the name of the file"] = made.path.name.encode()
     assert leaks(PLANTED, contents) == []
+    assert not [where for where, data in contents.items() if str(NUMBER)[:7].encode() in data]
 
 
 def test_a_name_that_is_not_private_is_kept_and_hosts_stay_told_apart(made: Made) -> None:
@@ -275,6 +335,7 @@ def test_what_is_kept_on_request_stays_and_tokens_never_do(planted: Path, tmp_pa
     never = {
         "github", "hugging face", "aws key id", "openai", "slack", "jwt", "bearer",
         "option token", "option api key", "password", "random base64", "random hex",
+        "password with signs", "password without digits", "password in JSON", "login in an address",
     }  # fmt: skip
     assert told & never == set()
     assert made.manifest.kept == sorted(keep)

@@ -133,6 +133,23 @@ def test_waiting_counts_where_another_thread_runs_ops_meanwhile(tmp_path: Path, 
     }
 
 
+def test_only_other_threads_of_the_same_process_are_waited_for(tmp_path: Path) -> None:
+    # Threads 1 and 2 launch and wait; 3 is of their process, 4 of another one.
+    wait = "threading.py(331): wait"
+    events = [
+        *launched(1, 0.0, 1.0, 10.0),
+        *[e | ({"tid": 2} if e["cat"] != "kernel" else {}) for e in launched(2, 2.0, 10.0, 20.0)],
+        host("python_function", wait, 20.0, 60.0),
+        host("python_function", wait, 30.0, 70.0, tid=2),
+        host("cpu_op", "aten::copy_", 25.0, 40.0, tid=3),
+        host("cpu_op", "aten::copy_", 40.0, 70.0, tid=4) | {"pid": 5},
+    ]
+
+    found = causes(tmp_path, events, 70.0)
+
+    assert found == {"launch": 1.0, "another-thread": 15.0, "python": 35.0}
+
+
 def test_ops_that_run_inside_of_a_wait_are_dispatch(tmp_path: Path) -> None:
     # The autograd engine runs a CPU's backward on the thread that waits for it.
     events = [

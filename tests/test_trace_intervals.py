@@ -18,6 +18,7 @@ from boundscope.profiler.trace.intervals import (
     subtract,
     total,
     union,
+    union_of_chosen,
 )
 
 Pairs = list[tuple[int, int]]
@@ -161,6 +162,28 @@ def test_a_child_that_outlives_its_parent_is_cut_at_its_parents_end() -> None:
     assert found.parent.tolist() == [-1, 0, -1]
     assert found.end_ns.tolist() == [10, 10, 13]
     assert found.clipped == 1
+
+
+def test_grouping_chosen_rows_gives_the_rows_themselves() -> None:
+    threads = np.array([7, 100_000, 7], np.int32)  # and one that does not fit two bytes
+
+    groups = group_rows(threads, np.array([4, 5, 9]))
+
+    assert {key: rows.tolist() for key, rows in groups.items()} == {7: [4, 9], 100_000: [5]}
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-2, 9), st.booleans())))
+def test_the_union_of_chosen_rows_is_that_of_their_intervals(
+    rows: list[tuple[int, int, bool]],
+) -> None:
+    start = np.array([s for s, _, _ in rows], np.int64)
+    length = np.array([d for _, d, _ in rows], np.int64)
+    chosen = np.array([c for _, _, c in rows], np.bool_)
+
+    found = union_of_chosen(start, length, np.flatnonzero(chosen))
+
+    covered = {t for s, d, c in rows if c for t in range(s, s + d)}
+    assert total(found) == len(covered)
 
 
 @given(st.lists(st.integers(0, 5)))

@@ -24,7 +24,11 @@ def fuzz_module() -> ModuleType:
 
 
 FUZZ = fuzz_module()
-SOURCES = {"device": FUZZ.small_trace(), "cpu": FUZZ.cpu_trace()}
+SOURCES = {
+    "device": FUZZ.small_trace(),
+    "cpu": FUZZ.cpu_trace(),
+    "exact": FUZZ.exact_trace(),
+}
 
 
 @pytest.mark.parametrize("kind", list(SOURCES))

@@ -34,6 +34,19 @@ def test_profiler_steps_are_taken_with_their_numbers_and_none_is_dropped(tmp_pat
     assert (found.end_ns - found.start_ns).tolist() == [90_000] * 4
 
 
+def test_steps_of_a_second_trace_in_the_file_are_not_dropped(tmp_path: Path) -> None:
+    marks = [
+        event(f"ProfilerStep#{n}", start + 100.0 * n, 90.0, "user_annotation")
+        for start in (0.0, 5_000.0)
+        for n in (0, 1)
+    ]
+
+    found = steps(tmp_path, marks)
+
+    assert found.number.tolist() == [0, 1, 0, 1]
+    assert found.start_ns.tolist() == [0, 100_000, 5_000_000, 5_100_000]
+
+
 @pytest.mark.parametrize("cat", ["user_annotation", "Operator"])
 def test_optimizer_steps_bound_steps_from_end_to_end(tmp_path: Path, cat: str) -> None:
     events = []
@@ -46,6 +59,15 @@ def test_optimizer_steps_bound_steps_from_end_to_end(tmp_path: Path, cat: str) -
     assert found.source == "optimizer"
     assert found.start_ns.tolist() == [60_000, 161_000, 262_000]
     assert found.end_ns.tolist() == [161_000, 262_000, 363_000]
+
+
+@pytest.mark.parametrize("digits", [19, 25, 5000])
+def test_a_step_number_that_no_counter_has_is_no_mark(tmp_path: Path, digits: int) -> None:
+    damaged = event("ProfilerStep#" + "9" * digits, 50.0, 40.0, "user_annotation")
+    sound = event("ProfilerStep#3", 100.0, 90.0, "user_annotation")
+
+    assert steps(tmp_path, [damaged]).source == "window"
+    assert steps(tmp_path, [damaged, sound]).number.tolist() == [3]
 
 
 def test_two_optimizers_after_one_backward_make_one_step(tmp_path: Path) -> None:
@@ -76,6 +98,32 @@ def test_without_marks_a_repeating_sequence_gives_the_steps(tmp_path: Path, cat:
     assert len(found) == 5
     assert found.start_ns.tolist() == [10_000, 60_000, 110_000, 160_000, 210_000]
     assert found.end_ns[-1] == 219_500
+
+
+def test_a_pattern_is_followed_to_the_end_of_a_long_trace(tmp_path: Path) -> None:
+    count = 6_000  # 60,000 ops; the pattern is found in the first 50,000
+
+    found = steps(tmp_path, repeated("cpu_op", count, warm_up=0))
+
+    assert len(found) == count
+    assert found.end_ns[-1] == 1000 * (10 + 50 * (count - 1) + 9.5)
+
+
+def test_what_interrupts_a_pattern_is_no_step_and_does_not_end_it(tmp_path: Path) -> None:
+    names = [f"op{i}" for i in range(10)]
+    other = [f"validation{i}" for i in range(10)]
+    # 100 repetitions, 3 of something else, 5 repetitions of which one logs; each takes 20 us
+    kinds = [names] * 100 + [other] * 3 + [names, [*names[:9], "log"], names, names, names]
+    ops = [(n, i, name) for n, kind in enumerate(kinds) for i, name in enumerate(kind)]
+    rows = [event(name, 20.0 * n + i, 0.5) for n, i, name in ops]
+
+    found = steps(tmp_path, rows)
+
+    assert len(found) == 105
+    lengths = (found.end_ns - found.start_ns) / 1000
+    assert lengths[99] == 9.5  # nothing follows: it ends with its last op
+    assert found.start_ns[100] == 103 * 20_000
+    assert set(lengths[:99].tolist() + lengths[100:-1].tolist()) == {20.0}
 
 
 @pytest.mark.parametrize(

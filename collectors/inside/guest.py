@@ -25,6 +25,7 @@ from .facts import (
     is_multiprocessing_child,
     leave_note,
     loader_facts,
+    optimizer_facts,
     process_record,
     unsupported,
 )
@@ -356,7 +357,7 @@ class Guest:
         self._optimizer_count += 1
         recorder.training_thread = threading.get_ident()
         file, line, function = self.sites.locate(5)
-        facts = {"class": type(optimizer).__name__}
+        facts = optimizer_facts(optimizer)
         recorder.record(Site("optimizer", index, file, line, function, facts))
         return index
 

@@ -124,14 +124,17 @@ _COUNTRIES = (
 _NAMED_LIKE_CODE = r"ar|at|id|in|ir|is|my|no|pt|si|th"
 _BELOW_COUNTRIES = rf"(?:ac|co|com|edu|gov|org)\.(?:{_COUNTRIES})"
 
+_BEFORE_PORT = rf"(?:{_COUNTRIES})(?=:\d{{2,5}}(?!\d))"
+
 NAME_HOSTNAME = re.compile(
-    rf"{LABELS}(?:{_INNER}|com|org|edu|gov|mil|{_BELOW_COUNTRIES}){NO_CODE}", re.IGNORECASE
+    rf"{LABELS}(?:{_INNER}|com|org|edu|gov|mil|{_BELOW_COUNTRIES}|{_BEFORE_PORT}){NO_CODE}",
+    re.IGNORECASE,
 )
 """Full names of hosts that are also told from the names of modules."""
 
 HOSTNAME = re.compile(
     rf"{LABELS}(?:{_INNER}|local|home|cluster|com|net|org|edu|gov|mil|cloud|ai|io"
-    rf"|{_BELOW_COUNTRIES}|(?!(?:{_NAMED_LIKE_CODE})\b)(?:{_COUNTRIES})){NO_CODE}",
+    rf"|{_BELOW_COUNTRIES}|{_BEFORE_PORT}|(?!(?:{_NAMED_LIKE_CODE})\b)(?:{_COUNTRIES})){NO_CODE}",
     re.IGNORECASE,
 )
 """Full names of hosts in a text. Domains that are also endings of files or attributes (.py, .sh,

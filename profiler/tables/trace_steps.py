@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..trace.device import device_time
+from ..trace.device_steps import device_steps
 from ..trace.idle import IDLE_CAUSES, idle_causes
 from ..trace.intervals import Union, covered, subtract
 from ..trace.startup import warm_steps
@@ -53,8 +54,8 @@ class StepOutlier:
 
 
 def step_parts(trace: Trace) -> StepParts | None:
-    """Divide each step after start-up; None where no device work is recorded."""
-    steps: Steps = warm_steps(trace, find_steps(trace))
+    """Divide each step after start-up, as the device works it; None where it has no work."""
+    steps: Steps = device_steps(trace, warm_steps(trace, find_steps(trace)))
     window = (int(steps.start_ns[0]), int(steps.end_ns[-1]))
     device = device_time(trace, window)
     if device is None:

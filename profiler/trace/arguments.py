@@ -36,10 +36,14 @@ class _OpArgs(msgspec.Struct, gc=False):
 
 
 class _WorkArgs(msgspec.Struct, gc=False):
-    """Arguments of kernels, copies and memsets."""
+    """Arguments of kernels, copies and memsets.
+
+    `original_stream`: the stream of the work of a graph that an exporter drew in another row.
+    """
 
     device: int = -1
     stream: int = -1
+    original_stream: int = -1
     correlation: int = -1
     bytes: int = -1
     external_id: int = msgspec.field(default=-1, name="External id")
@@ -52,6 +56,8 @@ class _WorkArgs(msgspec.Struct, gc=False):
     kind: msgspec.Raw = _NONE
     collective: msgspec.Raw = msgspec.field(default=_NONE, name="Collective name")
     graph: msgspec.Raw = msgspec.field(default=_NONE, name="graph id")
+    bandwidth: msgspec.Raw = msgspec.field(default=_NONE, name="memory bandwidth (GB/s)")
+    call: msgspec.Raw = msgspec.field(default=_NONE, name="l0 call")
 
 
 class _LinkArgs(msgspec.Struct, gc=False):
@@ -95,6 +101,8 @@ _PER_EVENT = frozenset(
         "correlation",
         "device",
         "stream",
+        "original_stream",
+        "graph node id",
         "bytes",
         "context",
         "queued",
@@ -102,6 +110,15 @@ _PER_EVENT = frozenset(
         "python_caller_id",
         "finished",
         "Seq",
+        # XPU (libkineto's plugin of PTI): times and numbers of each piece of work
+        "appended",
+        "submitted",
+        "sycl_task_begin",
+        "sycl_enqk_begin",
+        "sycl_node_id",
+        "sycl_invocation_id",
+        "kernel_id",
+        "memory opration id",
     }
 )
 """Arguments that have a column, or differ from event to event and say nothing."""
@@ -197,17 +214,13 @@ class ArgumentReader:
         args = self._work.decode(_as_list(raws))
         found = {
             "device": [a.device for a in args],
-            "stream": [a.stream for a in args],
+            "stream": [a.stream if a.original_stream < 0 else a.original_stream for a in args],
             "correlation": [a.correlation for a in args],
             "external_id": _ids(args),
             "bytes": [a.bytes for a in args],
             "args": [
-                self._rest(
-                    b"\0".join((a.grid, a.block, a.registers, a.shared, a.occupancy, a.kind)),
-                    raw,
-                    bool(a.collective or a.graph),
-                )
-                for a, raw in zip(args, raws, strict=True)
+                self._rest(b"".join((key, a.graph)), raw, bool(a.collective) or _is_rare(a, key))
+                for a, key, raw in zip(args, map(_work_key, args), raws, strict=True)
             ],
         }
         arrays = {name: np.array(values, np.int64) for name, values in found.items()}
@@ -233,7 +246,8 @@ class ArgumentReader:
             columns["correlation"][place] = _integer(value.get("correlation"))
             columns["bytes"][place] = _integer(value.get("bytes"))
             columns["device"][place] = _integer(value.get("device"), 2**31)
-            columns["stream"][place] = _integer(value.get("stream"), 2**31)
+            stream = value.get("original_stream", value.get("stream"))
+            columns["stream"][place] = _integer(stream, 2**31)
             if "Input type" in value or "Input Dims" in value:
                 columns["signature"][place] = self._signature(_op_args(value))
             columns["args"][place] = self._rest_of(value)
@@ -308,6 +322,22 @@ def message_bytes(args: dict[str, Any]) -> int:
 
 def _as_list(raws: list[msgspec.Raw]) -> bytes:
     return b"".join((b"[", b",".join(raws), b"]"))
+
+
+def _work_key(args: _WorkArgs) -> bytes:
+    """What the rarer arguments of CUDA's and ROCm's device work depend on."""
+    return b"\0".join(
+        (args.grid, args.block, args.registers, args.shared, args.occupancy, args.kind)
+    )
+
+
+_NO_WORK_KEY = _work_key(_WorkArgs())
+"""The key of copies, and of work of other builds, whose arguments it says nothing of."""
+
+
+def _is_rare(args: _WorkArgs, key: bytes) -> bool:
+    """Whether the key says nothing of work that is no copy of CUDA or ROCm: those have no rest."""
+    return key == _NO_WORK_KEY and (not args.bandwidth or bool(args.call))
 
 
 def _ids(args: Sequence[_OpArgs] | Sequence[_WorkArgs] | Sequence[_LinkArgs]) -> Any:

@@ -133,7 +133,7 @@ class Columns:
     def _thread_rows(self, events: Events) -> list[Thread]:
         count = len(self._threads)
         on_device = np.zeros(count, np.bool_)
-        device = np.isin(events.category, (*DEVICE_WORK, Category.DEVICE_ANNOTATION))
+        device = events.of(*DEVICE_WORK, Category.DEVICE_ANNOTATION)
         on_device[np.unique(events.thread[device])] = True
         return [
             Thread(pid, tid, self._thread_names.get((pid, tid), ""), bool(is_device))

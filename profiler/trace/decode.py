@@ -17,13 +17,13 @@ EMPTY_ARGS = msgspec.Raw(b"{}")
 
 
 class Event(msgspec.Struct, gc=False):
-    """One trace event. `ts` and `dur` are µs; `args` stays undecoded."""
+    """One trace event. `ts` and `dur` are µs, NaN where missing; `args` stays undecoded."""
 
     ph: str = ""
     cat: str = ""
     name: str = ""
     ts: float = math.nan
-    dur: float = 0.0
+    dur: float = math.nan
     pid: int | str = -1
     tid: int | str = -1
     args: msgspec.Raw = EMPTY_ARGS
@@ -36,7 +36,7 @@ class ExactEvent(msgspec.Struct, gc=False):
     cat: str = ""
     name: str = ""
     ts: msgspec.Raw = msgspec.Raw(b"")
-    dur: float = 0.0
+    dur: float = math.nan
     pid: int | str = -1
     tid: int | str = -1
     args: msgspec.Raw = EMPTY_ARGS
@@ -50,7 +50,7 @@ class _LooseEvent(msgspec.Struct, gc=False):
     cat: Any = ""
     name: Any = ""
     ts: msgspec.Raw = msgspec.Raw(b"")
-    dur: Any = 0.0
+    dur: Any = math.nan
     pid: Any = -1
     tid: Any = -1
     args: msgspec.Raw = EMPTY_ARGS
@@ -211,18 +211,11 @@ class EventDecoder:
             loose.cat if isinstance(loose.cat, str) else "",
             loose.name if isinstance(loose.name, str) else "",
             when,
-            self._duration(loose.dur),
+            _duration(loose.dur),
             _identity(loose.pid),
             _identity(loose.tid),
             loose.args,
         )
-
-    def _duration(self, value: Any) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError, OverflowError):
-            self._notes.add("unreadable-durations", "Durations that are not numbers: read as 0.")
-            return 0.0
 
     def one_by_one(self, chunk: bytes, final: bool) -> Pieces:
         """Decode a chunk event by event, leaving out, and counting, what cannot be read.
@@ -313,6 +306,14 @@ class EventDecoder:
 def _after_separator(text: str, at: int) -> int:
     match = _SEPARATOR.match(text, at)
     return match.end() if match else at
+
+
+def _duration(value: Any) -> float:
+    """A duration, µs; NaN, as for a missing one, for what is not a number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _identity(value: Any) -> int | str:

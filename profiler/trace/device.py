@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .categories import is_communication
 from .intervals import EMPTY, Union, clip, intersect, merge, subtract, total, union
-from .table import DEVICE_WORK, Category, Trace
+from .table import DEVICE_WORK, Category, Trace, looked_up
 
 Mask = npt.NDArray[np.bool_]
 
@@ -89,9 +89,10 @@ def communication_work(trace: Trace) -> Mask:
     by_name = np.fromiter(map(is_communication, trace.names), np.bool_, len(trace.names))
     by_args = np.fromiter(("Collective name" in a for a in trace.args), np.bool_, len(trace.args))
     kernels = events.category == Category.KERNEL
-    found: Mask = (events.category == Category.COLLECTIVE) | (kernels & by_name[events.name])
+    found: Mask = kernels & looked_up(by_name, events.name)
+    found |= events.category == Category.COLLECTIVE
     if len(by_args):
-        found |= kernels & (events.args >= 0) & by_args[events.args]
+        found |= kernels & (events.args >= 0) & looked_up(by_args, events.args)
     return found
 
 
@@ -107,21 +108,23 @@ def device_time(
     work = device_work(trace)
     if device is not None:
         work &= events.device == device
-    if not work.any():
+    rows = np.flatnonzero(work)
+    if not len(rows):
         return None
-    start, end = events.start_ns, events.start_ns + events.duration_ns
-    communication = communication_work(trace) & work
-    copies = work & events.of(Category.MEMCPY, Category.MEMSET)
-    window = window or (int(start[work].min()), int(end[work].max()))
+    start = events.start_ns[rows]
+    end = start + events.duration_ns[rows]
+    communication = communication_work(trace)[rows]
+    copies = events.of(Category.MEMCPY, Category.MEMSET)[rows]
+    window = window or (int(start.min()), int(end.max()))
 
     def over(mask: Mask) -> Union:
         return clip(union(start[mask], end[mask]), *window) if mask.any() else EMPTY
 
-    inside = work & (start < window[1]) & (end > window[0])
+    inside = (start < window[1]) & (end > window[0])
     return DeviceTime(
         window=window,
         events=int(np.count_nonzero(inside)),
-        compute=over(work & ~communication & ~copies),
+        compute=over(~communication & ~copies),
         communication=over(communication),
         copies=over(copies),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from ..machine.roofs import Roofs
 from .copies import copy_kinds
 from .device import DeviceTime, device_time
+from .growing import give_back_heap
 from .idle import (
     COPY,
     IDLE_CAUSES,
@@ -97,8 +98,10 @@ def divide_device(
     device = device_time(trace, window)
     if device is None:
         return None
+    give_back_heap()
     whole = (np.array([window[0]]), np.array([window[1]]))
     kernels = kernel_times(trace, window, roofs)
+    give_back_heap()
     slots: dict[str, float] = defaultdict(float)
     for slot, share in _limits(kernels).items():
         slots[slot] += device.compute_ns * share

@@ -1,21 +1,23 @@
 """Whether a trace can be believed: what is missing or impossible in it, before anything is derived.
 
 Every finding is a `TraceWarning` whose slug has a section in docs/trace-health.md, and lowers the
-confidence that a diagnosis may claim.
+confidence of the verdict (`confidence_left`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .device import device_work
-from .intervals import total, union
-from .launches import LAUNCH
+from .graph_replays import lost_in_replays
+from .intervals import group_rows, total, union
+from .launches import launch_names
 from .steps import find_steps
-from .table import Category, Int64, Trace, TraceWarning, contains
+from .table import Category, Int64, Trace, TraceWarning, contains, looked_up
 
 LOST_SHARE = 0.01
 """Launches without a device record before it is said. Of 45 healthy public traces none has one,
@@ -75,6 +77,10 @@ PENALTIES: dict[str, float] = {
 division of time takes most, what was mended without loss takes next to nothing."""
 
 
+OTHER_PENALTY = 0.1
+"""What a warning without a weight of its own takes."""
+
+
 @dataclass(frozen=True)
 class Health:
     """What is wrong with a trace, and how much confidence is left, 0 to 1."""
@@ -100,7 +106,7 @@ def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
                 "Times are whole microseconds: short kernels and gaps are off by up to 1 us each.",
             )
         )
-    return Health(found, confidence(found))
+    return Health(found, confidence_left(warning.slug for warning in found))
 
 
 def _coarse(trace: Trace) -> bool:
@@ -109,16 +115,17 @@ def _coarse(trace: Trace) -> bool:
     return not np.any(start[:_SAMPLE] % 1000) and not np.any(start % 1000)
 
 
-def confidence(warnings: list[TraceWarning]) -> float:
-    """Return the share of confidence that these findings leave."""
+def confidence_left(slugs: Iterable[str]) -> float:
+    """Return the share of confidence that warnings with these slugs leave; each counts once."""
     left = 1.0
-    for slug in {warning.slug for warning in warnings}:
-        left *= 1.0 - PENALTIES.get(slug, 0.1)
+    for slug in set(slugs):
+        left *= 1.0 - PENALTIES.get(slug, OTHER_PENALTY)
     return left
 
 
 def _device_warnings(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     found = _linkage(trace, work)
+    found += lost_in_replays(trace)
     found += _zeros(trace, work)
     found += _overlaps(trace, work)
     return found
@@ -141,7 +148,7 @@ def _linkage(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     if unlinked > UNLINKED_SHARE * count:
         text = f"{unlinked / count:.0%} of the device work is not linked to a host event."
         found.append(TraceWarning("unlinked-work", text, unlinked))
-    launches = calls & _launch_names(trace)[events.name]
+    launches = calls & looked_up(launch_names(trace), events.name)
     silent = ~contains(correlation, events.correlation[launches])
     # Work that says no launch may be what a silent launch started: not lost then.
     lost = int(np.count_nonzero(silent)) - int(np.count_nonzero(~by_call))
@@ -155,17 +162,11 @@ def _linkage(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
 def _unseen(trace: Trace) -> list[TraceWarning]:
     """Find launches where no device work is recorded at all."""
     calls = trace.events.of(Category.RUNTIME, Category.DRIVER)
-    launched = int(np.count_nonzero(calls & _launch_names(trace)[trace.events.name]))
+    launched = int(np.count_nonzero(calls & looked_up(launch_names(trace), trace.events.name)))
     if not launched:
         return []
     text = f"No device work is recorded, yet {launched} calls launched some: what ran is open."
     return [TraceWarning("device-not-recorded", text, launched)]
-
-
-def _launch_names(trace: Trace) -> npt.NDArray[np.bool_]:
-    return np.fromiter(
-        (LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
-    )
 
 
 def _early(trace: Trace, linked: Int64, calls: Int64) -> list[TraceWarning]:
@@ -204,9 +205,8 @@ def _overlaps(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
     end = start + events.duration_ns[work]
     lanes = events.device[work].astype(np.int64) << 32 | events.stream[work].astype(np.int64)
     whole = doubled = count = 0
-    for lane in np.unique(lanes):
-        chosen = lanes == lane
-        begins, ends = start[chosen], end[chosen]
+    for rows in group_rows(lanes).values():
+        begins, ends = start[rows], end[rows]
         lane_sum = int(np.sum(ends - begins))
         whole += lane_sum
         doubled += lane_sum - total(union(begins, ends))

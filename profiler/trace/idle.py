@@ -7,16 +7,30 @@ hides is charged nothing.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from .copies import copy_kind
-from .intervals import EMPTY, Union, intersect, merge, nest, subtract, total, union, union_of_rows
+from .copies import copy_kinds
+from .growing import give_back_heap
+from .intervals import (
+    EMPTY,
+    Union,
+    group_rows,
+    intersect,
+    nest,
+    subtract,
+    total,
+    union,
+    union_of,
+    union_of_chosen,
+    union_of_rows,
+)
 from .kernels import launches, launching_calls
 from .steps import find_steps
-from .table import Category, Int64, Trace
+from .table import Category, Int32, Int64, Trace, looked_up
 
 Mask = npt.NDArray[np.bool_]
 Threads = npt.NDArray[np.int32]
@@ -54,11 +68,28 @@ IDLE_SLOTS = {
 
 SYNCHRONISE = re.compile(
     r"(cuda|hip|mtia|xpu)?(Device|Stream|Event|Ctx)Synchronize|cudaEventQuery|zeCommandQueueSync"
-    r"|zeEventHostSynchronize|piQueueFinish"
+    r"|ze(Event|CommandList|Fence)HostSynchronize"
+    r"|^(ur|pi)(Events?Wait|QueueFinish)"  # not "urEnqueueEventsWait": that makes the queue wait
+    r"|^synchronize(Stream|Device|Event)?$"  # MTIA
 )
-COPY = re.compile(r"^(cuda|hip)Mem(cpy|set)(?!.*Kernel)")
-ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostRegister|MallocAsync|MemCreate)")
+COPY = re.compile(
+    r"^(cuda|hip|cu)Mem(cpy|set)(?!.*Kernel)"
+    r"|^(ur|pi)\w*Enqueue\w*(Memcpy|MemBuffer(Read|Write|Copy|Fill)|Fill|Memset)"
+    r"|^enqueueCommand memcpy"
+)
+ALLOCATOR = re.compile(
+    r"^(cuda|hip)(Malloc|Free|Host(Alloc|Malloc|Free|Register|Unregister))"
+    # the mapping of torch's expandable segments (c10/cuda/CUDACachingAllocator.cpp)
+    r"|^(cuda|hip|cu)Mem(Create|Map|Unmap|Release|SetAccess|Address(Reserve|Free))"
+    r"|^cuMem(Alloc|Free|Host(Alloc|Register|Unregister))"
+    r"|^(ur|pi)\w*USM\w*(Alloc|Free)|^ze(Mem(Alloc|Free)|VirtualMem|PhysicalMem)"
+)
 MODULE = "nn.Module: "
+
+_QUERY = re.compile("Query")
+"""Asks whether an event has come to pass, and returns at once."""
+
+_BLOCK_ROWS = 1 << 17  # so that the work takes memory for a block, not for all rows
 
 _LOADER = re.compile(r"enumerate\(DataLoader\)|DataLoaderIter\.__next__", re.IGNORECASE)
 _GARBAGE = re.compile(r"^(Python GC|GC|<built-in function collect>)$")
@@ -74,6 +105,11 @@ _WAIT = re.compile(
 )
 """Python frames that wait for another thread: locks, queues, futures, and the autograd engine,
 whose device threads do the work while the caller sleeps."""
+
+
+def is_wait(call: str) -> bool:
+    """Whether a runtime call of this name returns only once the device is done."""
+    return SYNCHRONISE.search(call) is not None and _QUERY.search(call) is None
 
 
 def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
@@ -93,6 +129,7 @@ def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
         if total(taken):
             result[cause] = taken
             left = subtract(left, spans)
+        give_back_heap()
     if total(left):
         result["nothing-seen"] = left
     return result
@@ -116,7 +153,7 @@ def matching(trace: Trace, pattern: re.Pattern[str]) -> Mask:
     found = np.fromiter(
         (pattern.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
-    return found[trace.events.name] if len(found) else np.zeros(len(trace.events), np.bool_)
+    return looked_up(found, trace.events.name)
 
 
 def spans_of(trace: Trace, mask: Mask) -> Union:
@@ -128,7 +165,7 @@ def on_threads(trace: Trace, threads: Threads) -> Mask:
     """Which events are of these threads."""
     wanted = np.zeros(len(trace.threads), np.bool_)
     wanted[threads] = True
-    return wanted[trace.events.thread]
+    return looked_up(wanted, trace.events.thread)
 
 
 def host_calls(trace: Trace, threads: Threads | None = None) -> Mask:
@@ -144,11 +181,9 @@ def _calls(trace: Trace, calls: Mask, cause: str) -> Union:
 
 def _copy_in(trace: Trace, threads: Threads) -> Union:
     """Calls that copy from the host to the device: from pageable memory they stage it first."""
-    kinds = np.fromiter(
-        (copy_kind(name) == "host-to-device" for name in trace.names), np.bool_, len(trace.names)
-    )
     copies = np.flatnonzero(trace.events.category == Category.MEMCPY)
-    copies = copies[kinds[trace.events.name[copies]]]
+    to_device = [kind == "host-to-device" for kind in copy_kinds(trace, copies)]
+    copies = copies[np.array(to_device, np.bool_)]
     calls = launching_calls(trace, copies)
     mask = _only(len(trace.events), calls[calls >= 0])
     return spans_of(trace, mask & on_threads(trace, threads) & matching(trace, COPY))
@@ -194,43 +229,65 @@ def _module_calls(trace: Trace, threads: Threads | None) -> Int64:
 
 def _dispatch(trace: Trace, threads: Threads) -> Union:
     """Ops of the launching threads, but for the time in which they wait inside of one."""
-    found = EMPTY
-    for thread in threads.tolist():
-        mine = trace.events.thread == thread
-        ops = spans_of(trace, mine & (trace.events.category == Category.CPU_OP))
-        found = merge(found, subtract(ops, _waits(trace, mine)))
-    return found
+    waits = _waits(trace, threads)
+    ops = _spans_by_thread(trace, _ops_of(trace, threads))
+    return union_of([subtract(mine, waits.get(thread, EMPTY)) for thread, mine in ops.items()])
 
 
 def _another_thread(trace: Trace, threads: Threads) -> Union:
     """A launching thread waits while another thread of its process runs ops."""
-    events = trace.events
-    found = EMPTY
-    ops = events.category == Category.CPU_OP
-    pids = np.array([hash(thread.pid) for thread in trace.threads], np.int64)
-    for thread in threads.tolist():
-        waits = _waits(trace, events.thread == thread)
-        if len(waits[0]):
-            others = ops & (events.thread != thread) & (pids[events.thread] == pids[thread])
-            found = merge(found, intersect(waits, spans_of(trace, others)))
-    return found
-
-
-def _waits(trace: Trace, mine: Mask) -> Union:
-    """The time in which the thread of the events `mine` waits, without the ops it runs there."""
-    events = trace.events
-    wait = mine & (events.category == Category.PYTHON)
-    wait &= matching(trace, _WAIT)
-    if not wait.any():
+    waits = _waits(trace, threads)
+    if not waits:
         return EMPTY
-    rows = np.flatnonzero(wait | mine & (events.category == Category.CPU_OP))
-    nested = nest(events.start_ns[rows], events.duration_ns[rows])
-    within, parent = wait[rows], nested.parent
+    ops = _spans_by_thread(trace, trace.events.of(Category.CPU_OP))
+    found = []
+    for thread, mine in waits.items():
+        pid = trace.threads[thread].pid
+        others = [part for t, part in ops.items() if t != thread and trace.threads[t].pid == pid]
+        found.append(intersect(mine, union_of(others)))
+    return union_of(found)
+
+
+def _waits(trace: Trace, threads: Threads) -> dict[int, Union]:
+    """The time in which each of the threads that wait does so, without the ops it runs there."""
+    events = trace.events
+    wait = events.of(Category.PYTHON) & matching(trace, _WAIT) & on_threads(trace, threads)
+    if not wait.any():
+        return {}
+    waiting = np.unique(events.thread[wait])
+    rows = np.flatnonzero(wait | _ops_of(trace, waiting))
+    return {
+        thread: _outside_ops(trace, mine, wait[mine])
+        for thread, mine in group_rows(events.thread[rows], rows).items()
+    }
+
+
+def _outside_ops(trace: Trace, rows: Int32, wait: Mask) -> Union:
+    """The time of a thread's waits without its ops in them; `rows` are both, `wait` the first."""
+    start, duration = trace.events.start_ns, trace.events.duration_ns
+    nested = nest(start[rows], duration[rows])
+    within, parent = wait, nested.parent
     for _ in range(int(nested.depth.max())):  # an op in a wait's op is in the wait
         within = within | (parent >= 0) & within[parent]
     return subtract(
-        spans_of(trace, wait), spans_of(trace, _only(len(events), rows[within & ~wait[rows]]))
+        union_of_chosen(start, duration, rows[wait]),
+        union_of_chosen(start, duration, rows[within & ~wait]),
     )
+
+
+def _ops_of(trace: Trace, threads: Threads) -> Mask:
+    return trace.events.of(Category.CPU_OP) & on_threads(trace, threads)
+
+
+def _spans_by_thread(trace: Trace, mask: Mask) -> dict[int, Union]:
+    """The union of the events that `mask` chooses, for each thread that has any."""
+    events = trace.events
+    parts: dict[int, list[Union]] = defaultdict(list)
+    for begin in range(0, len(events), _BLOCK_ROWS):
+        rows = begin + np.flatnonzero(mask[begin : begin + _BLOCK_ROWS])
+        for thread, mine in group_rows(events.thread[rows], rows).items():
+            parts[thread].append(union_of_chosen(events.start_ns, events.duration_ns, mine))
+    return {thread: union_of(spans) for thread, spans in parts.items()}
 
 
 def _only(count: int, rows: Int64) -> Mask:
@@ -239,17 +296,21 @@ def _only(count: int, rows: Int64) -> Mask:
     return mask
 
 
-def _python(trace: Trace, threads: Threads) -> Union:
+def running(trace: Trace, threads: Threads) -> Union:
     """From a launching thread's first to its last recorded event it ran something, if only
     Python."""
     events = trace.events
     host = _ranges(trace) | events.of(Category.RUNTIME, Category.DRIVER)
-    starts, ends = [], []
-    for thread in threads.tolist():
-        mine = host & (events.thread == thread)
-        starts.append(int(events.start_ns[mine].min()))
-        ends.append(int((events.start_ns[mine] + events.duration_ns[mine]).max()))
-    return union(np.asarray(starts, np.int64), np.asarray(ends, np.int64))
+    host &= on_threads(trace, threads)
+    first = np.full(len(trace.threads), np.iinfo(np.int64).max)
+    last = np.full(len(trace.threads), np.iinfo(np.int64).min)
+    for begin in range(0, len(events), _BLOCK_ROWS):
+        block = slice(begin, begin + _BLOCK_ROWS)
+        chosen = host[block]
+        thread, start = events.thread[block][chosen], events.start_ns[block][chosen]
+        np.minimum.at(first, thread, start)
+        np.maximum.at(last, thread, start + events.duration_ns[block][chosen])
+    return union(first[threads], last[threads])
 
 
 _SPANS: dict[str, Callable[[Trace, Threads], Union]] = {
@@ -259,5 +320,5 @@ _SPANS: dict[str, Callable[[Trace, Threads], Union]] = {
     "preparation": preparation,
     "dispatch": _dispatch,
     "another-thread": _another_thread,
-    "python": _python,
+    "python": running,
 }

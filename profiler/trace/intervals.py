@@ -6,6 +6,7 @@ sorted, disjoint and not touching; `union` makes one, and the other functions ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -52,9 +53,7 @@ def union_of_rows(
         if chosen is not None:
             starts, lengths = starts[chosen[block]], lengths[chosen[block]]
         parts.append(union(starts, starts + lengths))
-    if len(parts) == 1:
-        return parts[0]
-    return union(*map(np.concatenate, zip(*parts, strict=True))) if parts else EMPTY
+    return union_of(parts)
 
 
 def total(intervals: Union) -> int:
@@ -162,7 +161,9 @@ def nest(start_ns: Int64, duration_ns: Int64) -> Nesting:
     return Nesting(parent, _depths(parent), end, 0)
 
 
-def enclosing_rows(start_ns: Int64, duration_ns: Int64, rows: Int64, parents: Int64) -> None:
+def enclosing_rows(
+    start_ns: Int64, duration_ns: Int64, rows: npt.NDArray[np.integer], parents: Int64
+) -> None:
     """Write into `parents`, at each of `rows`, the row that directly encloses it, -1 for none.
 
     `rows` are those of one thread in a table sorted by (start, -duration). In blocks, cut where no
@@ -251,10 +252,37 @@ def _nest_one_by_one(start: Int64, end: Int64) -> Nesting:
     return Nesting(found, _depths(found), np.array(ends, np.int64), clipped)
 
 
-def group_rows(keys: npt.NDArray[np.integer]) -> dict[int, npt.NDArray[np.int64]]:
-    """Return for each value of `keys` the indices that have it, ascending."""
+def union_of_chosen(start_ns: Int64, duration_ns: Int64, rows: npt.NDArray[np.integer]) -> Union:
+    """Return the union of some rows of a table; in blocks, as `union_of_rows`."""
+    parts = []
+    for begin in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[begin : begin + _BLOCK_ROWS]
+        starts = start_ns[block]
+        parts.append(union(starts, starts + duration_ns[block]))
+    return union_of(parts)
+
+
+def union_of(parts: Sequence[Union]) -> Union:
+    """Return the time that lies in any of the unions."""
+    if len(parts) == 1:
+        return parts[0]
+    return union(*map(np.concatenate, zip(*parts, strict=True))) if parts else EMPTY
+
+
+def group_rows(
+    keys: npt.NDArray[np.integer], rows: npt.NDArray[np.integer] | None = None
+) -> dict[int, Int32]:
+    """Return for each value of `keys` the indices that have it, ascending; with `rows`, the row
+    that stands at each of them.
+
+    One pass over all keys, however many values there are; indices take four bytes.
+    """
     if not len(keys):
         return {}
-    order = np.argsort(keys, kind="stable")
-    values, begins = np.unique(keys[order], return_index=True)
-    return dict(zip(values.tolist(), np.split(order, begins[1:]), strict=True))
+    if int(keys.min()) >= 0 and int(keys.max()) < 1 << 16:
+        keys = keys.astype(np.uint16)  # numpy sorts these by radix
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    keys = keys[order]
+    begins = np.append(0, 1 + np.flatnonzero(keys[1:] != keys[:-1]))
+    found = order if rows is None else rows[order].astype(np.int32)
+    return dict(zip(keys[begins].tolist(), np.split(found, begins[1:]), strict=True))

@@ -15,6 +15,7 @@ from ..machine.catalogue import devices
 from ..machine.roofs import Roofs
 from .costs import Cost, cost, family, roof_seconds, with_recorded
 from .device import communication_work
+from .growing import give_back_heap
 from .intervals import enclosing_rows, group_rows
 from .table import DEVICE_WORK, Category, Signature, Trace, contains
 
@@ -137,14 +138,14 @@ def innermost_ops(trace: Trace, work: Int64, parents: Int64) -> Int64:
     external id.
     """
     events = trace.events
-    around = op_around(trace, parents)
     calls = launching_calls(trace, work)
-    result = np.where(calls >= 0, around[np.maximum(calls, 0)], -1)
+    result = np.where(calls >= 0, op_around(trace, parents, np.maximum(calls, 0)), -1)
     open_ = (result < 0) & (events.external_id[work] > 0)
     if open_.any():
         found = by_external_id(trace, work[open_])
         is_op = events.category[found] == Category.CPU_OP
-        result[open_] = np.where((found < 0) | is_op, found, around[found])
+        around = op_around(trace, parents, found)
+        result[open_] = np.where((found < 0) | is_op, found, around)
     return result
 
 
@@ -170,19 +171,21 @@ def enclosing_events(trace: Trace) -> Int64:
     host = np.flatnonzero(events.of(Category.CPU_OP, Category.RUNTIME, Category.DRIVER))
     threads = group_rows(events.thread[host], host)
     del host
+    give_back_heap()
     parents: Int64 = np.full(len(events), -1, np.int64)
     for rows in threads.values():
         enclosing_rows(events.start_ns, events.duration_ns, rows, parents)
     return parents
 
 
-def op_around(trace: Trace, parents: Int64) -> Int64:
-    """For each op and call the event index of the op around it; calls in between are passed over.
+def op_around(trace: Trace, parents: Int64, rows: Int64 | None = None) -> Int64:
+    """For each op and call, or for those in `rows`, the event index of the op around it; calls in
+    between are passed over.
 
     `parents`: what `enclosing_events` returns.
     """
     is_op = trace.events.category == Category.CPU_OP
-    result: Int64 = parents.copy()
+    result: Int64 = parents.copy() if rows is None else parents[rows]
     while True:
         calls = np.flatnonzero((result >= 0) & ~is_op[result])
         if not len(calls):

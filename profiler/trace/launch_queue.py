@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .device import device_work
+from .device_steps import device_steps
 from .intervals import Union, covered, subtract, union
 from .kernels import launching_calls
 from .steps import find_steps
@@ -97,7 +98,7 @@ def launch_queues(trace: Trace, window: tuple[int, int] | None = None) -> list[L
     Where nothing marks a step, it is the time from the first launch to the end of the last work.
     Work without a link to its launch counts from its own start.
     """
-    events, steps = trace.events, find_steps(trace)
+    events, steps = trace.events, device_steps(trace, find_steps(trace))
     work = np.flatnonzero(device_work(trace))
     if not len(work):
         return []

@@ -96,10 +96,12 @@ def _gunzip(file: BinaryIO, notes: Notes) -> Iterator[bytes]:
         data = inflater.unconsumed_tail or file.read(_COMPRESSED_BYTES)
         if not data:
             break
+        before = inflater.copy()
         try:
             out = inflater.decompress(data, BLOCK_BYTES - held_bytes)
         except zlib.error:
             notes.add("gzip-damaged", "The gzip data is damaged; what comes after is lost.")
+            held += _until_damage(before, data)
             break
         held.append(out)
         held_bytes += len(out)
@@ -107,8 +109,12 @@ def _gunzip(file: BinaryIO, notes: Notes) -> Iterator[bytes]:
             yield b"".join(held)
             held, held_bytes = [], 0
         if inflater.eof:
-            rest = inflater.unused_data or file.read(_COMPRESSED_BYTES)
+            rest = inflater.unused_data
+            if len(rest) < len(_GZIP_MAGIC):  # the next member's first byte ended a read
+                rest += file.read(_COMPRESSED_BYTES)
             if not rest.startswith(_GZIP_MAGIC):
+                if rest.strip(b"\0"):
+                    notes.add("trailing-bytes", "Bytes after the end of the trace are ignored.")
                 break
             file.seek(-len(rest), 1)
             inflater = zlib.decompressobj(_GZIP_WINDOW)
@@ -117,6 +123,28 @@ def _gunzip(file: BinaryIO, notes: Notes) -> Iterator[bytes]:
     tail = b"".join(held) + _flush(inflater)
     if tail:
         yield tail
+
+
+def _until_damage(inflater: zlib._Decompress, data: bytes) -> list[bytes]:
+    """What comes before the damage in `data`: zlib drops it where a call meets the damage.
+
+    In ever smaller calls, each of which ends before the damage or is repeated with half the size;
+    the last byte before a false check sum stays lost.
+    """
+    found: list[bytes] = []
+    size = BLOCK_BYTES
+    while size:
+        before = inflater.copy()
+        try:
+            out = inflater.decompress(data, size)
+        except zlib.error:
+            inflater, size = before, size // 2
+            continue
+        found.append(out)
+        data = inflater.unconsumed_tail
+        if not out:
+            break
+    return found
 
 
 def _flush(inflater: zlib._Decompress) -> bytes:

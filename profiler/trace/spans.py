@@ -138,7 +138,8 @@ class EventReader:
     def _durations(self, spans: list[Any]) -> Int64:
         micros = np.fromiter([event.dur for event in spans], np.float64, len(spans))
         negative = micros < 0
-        absurd = ~(micros < MAX_DURATION_NS / 1000)  # a duration that is not a number counts, too
+        missing = np.isnan(micros)
+        absurd = micros >= MAX_DURATION_NS / 1000
         if negative.any():
             self._notes.add(
                 "negative-durations",
@@ -151,7 +152,13 @@ class EventReader:
                 "Events longer than a day: their duration is read as 0.",
                 int(np.count_nonzero(absurd)),
             )
-        micros[negative | absurd] = 0.0
+        if missing.any():
+            self._notes.add(
+                "unreadable-durations",
+                "Durations that are missing or not numbers: read as 0.",
+                int(np.count_nonzero(missing)),
+            )
+        micros[negative | absurd | missing] = 0.0
         return np.rint(micros * 1000).astype(np.int64)
 
     def _place_on_streams(self, part: dict[str, Array], spans: list[Any]) -> None:
@@ -185,8 +192,8 @@ def _exact_starts(texts: list[msgspec.Raw]) -> tuple[Int64, npt.NDArray[np.bool_
         values = msgspec.json.decode(b"[" + joined.replace(b".", b"") + b"]", type=list[int])
         return np.array(values, np.int64), everywhere
     nanos = np.zeros(len(texts), np.int64)
-    for index, text in enumerate(joined.split(b",")):
-        value = _nanos(text)
+    for index, text in enumerate(texts):
+        value = _nanos(bytes(text))
         if value is None:
             everywhere[index] = False
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from .device import device_time
@@ -58,4 +60,9 @@ def warm_steps(trace: Trace, steps: Steps) -> Steps:
     warm = steps.start_ns >= end
     if not warm.any():
         return steps
-    return Steps(steps.source, steps.start_ns[warm], steps.end_ns[warm], steps.number[warm])
+    return replace(
+        steps,
+        start_ns=steps.start_ns[warm],
+        end_ns=steps.end_ns[warm],
+        number=steps.number[warm],
+    )

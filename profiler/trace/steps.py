@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .device import device_work
 from .intervals import nest
-from .table import Category, Int32, Int64, Trace
+from .table import Category, Int32, Int64, Trace, looked_up
 
 StepSource: TypeAlias = Literal["profiler", "optimizer", "pattern", "window"]
 
@@ -20,9 +20,14 @@ MIN_PATTERN = 8
 """Events a pattern must have: shorter ones are loops over tensors, not training steps."""
 PATTERN_MATCH = 0.95
 """Share of events that must be the same one period later; logging now and then breaks a few."""
+REPETITION_MATCH = 0.75
+"""Share of a single repetition's events that must be those of a typical one: a short one that logs
+has less than `PATTERN_MATCH`. A validation batch has the forward half in common."""
 MAX_PATTERN_EVENTS = 50_000
+"""Events in which the pattern is looked for; its repetitions are counted among all of them."""
 
-_MARK = re.compile(r"ProfilerStep#(\d+)$")
+_MARK = re.compile(r"ProfilerStep#(\d{1,18})$", re.ASCII)
+"""A step's number has to fit 64 bits: a longer one is damage, and its name marks no step."""
 _OPTIMIZER = re.compile(r"Optimizer\.step#")
 _BACKWARD = re.compile(r"autograd::engine::evaluate_function")
 _HOST_RANGES = (Category.ANNOTATION, Category.CPU_OP)
@@ -31,12 +36,14 @@ _HOST_RANGES = (Category.ANNOTATION, Category.CPU_OP)
 @dataclass(frozen=True)
 class Steps:
     """Steps in order of time. `source` says what they were found by; `number` is the trace's own
-    number where it has one, else counts from 0. Times as in `Events.start_ns`."""
+    number where it has one, else counts from 0. Times as in `Events.start_ns`; `on_device` where
+    they are those of device work, not of the host."""
 
     source: StepSource
     start_ns: Int64
     end_ns: Int64
     number: Int64
+    on_device: bool = False
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -63,24 +70,34 @@ def _host_events(trace: Trace, pattern: re.Pattern[str]) -> Int64:
     events = trace.events
     if not len(events):
         return np.empty(0, np.int64)
-    chosen = _names_like(trace, pattern)[events.name] & np.isin(events.category, _HOST_RANGES)
+    chosen = looked_up(_names_like(trace, pattern), events.name) & events.of(*_HOST_RANGES)
     return np.flatnonzero(chosen)
 
 
 def _marked(trace: Trace) -> Steps | None:
-    """Read `ProfilerStep#N`; one that several threads carry counts once."""
+    """Read `ProfilerStep#N`; one that several threads carry at one time counts once.
+
+    The same number at another time is another step: of a second profiler, or a second trace in
+    the file.
+    """
     events = trace.events
-    found: dict[int, int] = {}
-    for index in _host_events(trace, _MARK).tolist():
-        match = _MARK.match(trace.names[events.name[index]])
-        if match is not None:
-            found.setdefault(int(match.group(1)), index)
-    if not found:
+    rows = _host_events(trace, _MARK)
+    ends: dict[int, int] = {}
+    kept, numbers = [], []
+    for row in rows.tolist():
+        match = _MARK.match(trace.names[events.name[row]])
+        number = int(match.group(1)) if match else -1
+        start = int(events.start_ns[row])
+        if start <= ends.get(number, start - 1):
+            continue
+        ends[number] = start + int(events.duration_ns[row])
+        kept.append(row)
+        numbers.append(number)
+    if not kept:
         return None
-    rows = np.array(list(found.values()), np.int64)
-    start = events.start_ns[rows]
+    start_ns = events.start_ns[kept]
     return Steps(
-        "profiler", start, start + events.duration_ns[rows], np.array(list(found), np.int64)
+        "profiler", start_ns, start_ns + events.duration_ns[kept], np.array(numbers, np.int64)
     )
 
 
@@ -107,22 +124,45 @@ def _by_optimizer(trace: Trace) -> Steps | None:
 
 def _by_pattern(trace: Trace) -> Steps | None:
     """Find a sequence of top-level ops, or of kernels where no host ran, that repeats."""
-    for candidates in (_top_level_ops(trace), _busiest_stream(trace)):
-        rows = candidates[:MAX_PATTERN_EVENTS]
-        found = _period(trace.events.name[rows])
+    for on_device, find in ((False, _top_level_ops), (True, _busiest_stream)):
+        rows = find(trace)
+        found = _period(trace.events.name[rows[:MAX_PATTERN_EVENTS]])
         if found is not None:
-            return _repetitions(trace, rows, *found)
+            return replace(_repetitions(trace, rows, *found), on_device=on_device)
     return None
 
 
 def _repetitions(trace: Trace, rows: Int64, first: int, period: int) -> Steps:
-    """Make steps of the full repetitions: each ends where the next begins, the last with its own
-    last event."""
+    """Make steps of the full repetitions: each ends where the next begins, or with its own last
+    event where none follows."""
     count = (len(rows) - first) // period
-    starts = trace.events.start_ns[rows[first : first + count * period : period]]
-    final = rows[first + (count - 1) * period : first + count * period]
-    last = (trace.events.start_ns[final] + trace.events.duration_ns[final]).max()
-    return Steps("pattern", starts, np.append(starts[1:], last), np.arange(count, dtype=np.int64))
+    blocks = rows[first : first + count * period].reshape(count, period)
+    kept = _alike(trace.events.name[blocks])
+    starts = trace.events.start_ns[blocks[:, 0]]
+    ends = trace.events.start_ns[blocks]
+    ends += trace.events.duration_ns[blocks]
+    last = ends.max(axis=1)
+    followed = np.append(kept[1:], False)
+    end = np.where(followed, np.append(starts[1:], last[-1]), last)
+    number = np.arange(np.count_nonzero(kept), dtype=np.int64)
+    return Steps("pattern", starts[kept], end[kept], number)
+
+
+def _alike(names: Int32) -> npt.NDArray[np.bool_]:
+    """Which rows hold the names of a typical row, each as often, but for a few.
+
+    Typical is the row that the next one repeats best, among those in which the pattern was found.
+    In any order: an event more or less shifts all that follow, and does not end the pattern.
+    """
+    first = names[: max(2, MAX_PATTERN_EVENTS // names.shape[1])]
+    typical = int((first[1:] == first[:-1]).sum(axis=1).argmax()) if len(first) > 1 else 0
+    wanted, counts = np.unique(names[typical], return_counts=True)
+    place = np.minimum(np.searchsorted(wanted, names), len(wanted) - 1)
+    row, column = np.nonzero(wanted[place] == names)
+    size = len(names) * len(wanted)
+    found = np.bincount(row * len(wanted) + place[row, column], minlength=size)
+    common = np.minimum(found.reshape(len(names), len(wanted)), counts).sum(axis=1)
+    return np.asarray(common >= REPETITION_MATCH * names.shape[1])
 
 
 def _top_level_ops(trace: Trace) -> Int64:

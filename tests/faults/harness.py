@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parent / "scripts"
 BOUNDSCOPE = str(Path(sys.executable).parent / "boundscope")
 LIMIT_S = 240
+"""On an idle machine; `limit_s` gives a busy one more."""
 ENDING_S = 5.0
 """Time that the last helpers of a killed launcher get to end."""
 AT_ONCE = 2
@@ -32,7 +34,8 @@ class Case:
     `words` are the training's own; `launcher` names a fault of scripts/launcher.py, `inside` one
     of scripts/inside. `before` makes the folder ready and is told whether boundscope comes; `act`
     is done to the plain and to the wrapped run, `act_wrapped` to that one alone. `gap` is a
-    collector and a reason that `diagnose` must name, `detail` a part of its text. Cases of one
+    collector and a reason that `diagnose` must name, `detail` a part of its text. No file gets
+    larger than `file_bytes`, where that is given. Cases of one
     `group` run in forks of one process that has imported torch, each a rank; only `words` and
     `inside` hold there.
     """
@@ -50,6 +53,7 @@ class Case:
     detail: str = ""
     status: str = "finished"
     steps: int = 100
+    file_bytes: int = 0
     group: str = ""
     needs: Callable[[], str] = field(default=lambda: "")
 
@@ -88,6 +92,7 @@ class Runs:
         self._cases = cases
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._begun: dict[object, Future[dict[str, Done]]] = {}
+        self._again: Counter[str] = Counter()
         for case in cases:
             self._begin(case, wrapped=True)
             self._begin(case, wrapped=False)
@@ -101,20 +106,31 @@ class Runs:
         done = self._begin(case, wrapped=False).result()
         return done[plain_name(case)] if case.group else done[""]
 
+    def whole_group(self, group: str) -> Done:
+        """Any of the first runs of a group's cases: they share one run folder."""
+        first = next(case for case in self._cases if case.group == group)
+        return self._begun[True, group].result()[first.name]
+
+    def forget(self, case: Case) -> None:
+        """Run a case anew, on its own, when it is asked for once more."""
+        self._again[case.name] += 1
+
     def close(self) -> None:
         """Wait for what still runs."""
         self._pool.shutdown(cancel_futures=True)
 
     def _begin(self, case: Case, *, wrapped: bool) -> Future[dict[str, Done]]:
-        alone = case.name if wrapped else (case.words, case.environment, case.act)
-        key = (wrapped, case.group or alone)
+        alone = case.name if wrapped else (case.words, case.environment, case.act, case.file_bytes)
+        key: tuple[object, ...] = (wrapped, case.group or alone)
+        if self._again[case.name]:
+            key = (wrapped, case.name, self._again[case.name])
         if key not in self._begun:
             work = self._group if case.group else self._alone
             self._begun[key] = self._pool.submit(work, case, wrapped)
         return self._begun[key]
 
     def _alone(self, case: Case, wrapped: bool) -> dict[str, Done]:
-        cwd = self._folder / f"{case.name}{'' if wrapped else '-plain'}"
+        cwd = self._place(case.name, case, wrapped)
         words = [sys.executable, str(SCRIPTS / "training.py"), *case.words]
         environment = dict(case.environment)
         if case.before is not None:
@@ -125,14 +141,18 @@ class Runs:
             if case.inside:
                 environment["FAULT_INSIDE"] = case.inside
                 environment["PYTHONPATH"] = str(SCRIPTS / "inside")
-        done = finish(words, cwd, environment, [case.act, case.act_wrapped if wrapped else None])
+        acts = [case.act, case.act_wrapped if wrapped else None]
+        if case.file_bytes:
+            words = [sys.executable, "-c", LIMITED, str(case.file_bytes), *words]
+        done = finish(words, cwd, environment, acts)
         return {case.name if wrapped else "": done}
 
     def _group(self, case: Case, wrapped: bool) -> dict[str, Done]:
         """Every case of the group in a fork of its own; plain ones once for the same words."""
-        cwd = self._folder / f"{case.group}{'' if wrapped else '-plain'}"
+        cwd = self._place(case.group, case, wrapped)
         cwd.mkdir(parents=True)
         cases = [other for other in self._cases if other.group == case.group]
+        cases = [case] if self._again[case.name] else cases
         entries = {
             other.name if wrapped else plain_name(other): (other.words, faults_of(other, wrapped))
             for other in cases
@@ -146,6 +166,17 @@ class Runs:
         whole = finish(words, cwd, path, [])
         assert whole.streams == (0, "", ""), whole
         return {name: part_of(whole, name) for name in entries}
+
+    def _place(self, name: str, case: Case, wrapped: bool) -> Path:
+        """The folder of a run, another one for each time that it is run."""
+        again = self._again[case.name]
+        again_name = f"-{case.name}-{again}" if again else ""
+        return self._folder / f"{name}{again_name}{'' if wrapped else '-plain'}"
+
+
+def limit_s() -> float:
+    """How long a run may take on a machine as busy as this one is now."""
+    return LIMIT_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def plain_name(case: Case) -> str:
@@ -176,6 +207,14 @@ def launcher_of(case: Case) -> list[str]:
     return [BOUNDSCOPE]
 
 
+LIMITED = """
+import os, resource, sys
+size = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def finish(
     words: list[str], cwd: Path, environment: dict[str, str], acts: list[Act | None]
 ) -> Done:
@@ -193,7 +232,7 @@ def finish(
             for act in acts:
                 if act is not None:
                     act(process, cwd)
-            code = process.wait(LIMIT_S)
+            code = process.wait(limit_s())
         finally:
             seconds = time.monotonic() - begin
             left = leftovers(process.pid)

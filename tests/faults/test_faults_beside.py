@@ -60,7 +60,7 @@ PY_SPIES = [
     for how, gap, detail in (
         ("is-refused", ("stacks", "no-permission"), "Permission"),
         ("hangs", ("stacks", "not-supported"), "py-spy"),
-        ("writes-nonsense", None, ""),  # taken for a recording that saw nothing: no gap is named
+        ("writes-nonsense", ("stacks", "not-supported"), "cannot be read"),
     )
 ]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .checks import assert_named, assert_unharmed, diagnosis
-from .harness import ENDING_S, SCRIPTS, Case, Runs, members, until
+from .harness import BOUNDSCOPE, ENDING_S, SCRIPTS, Case, Runs, finish, members, until
 
 MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
@@ -28,9 +29,15 @@ def training_of(process: subprocess.Popen[bytes]) -> int:
     return process.pid
 
 
+STEPS_NOTED = 100
+"""Of 220: 0.6 s of training, so that what a flush each quarter of a second has not written is the
+smaller part also on a busy machine."""
+
+
 def trains(cwd: Path) -> Callable[[], bool]:
     """Whether the training is in its steps, by the notes that it takes itself."""
-    return lambda: (cwd / "notes").exists() and (cwd / "notes").stat().st_size > 8 * 60
+    notes = cwd / "notes"
+    return lambda: notes.exists() and notes.stat().st_size > 8 * STEPS_NOTED
 
 
 def ends_at_step(*numbers: int, to_launcher: bool = True) -> Callable[..., None]:
@@ -99,6 +106,28 @@ def steps_agree(one: str, other: str) -> bool:
     return all(a == b for a, b in pairs)
 
 
+WINDOWS = [
+    noted(f"{how}-in-a-profiler-window", "--trick", f"{how}-in-a-profiler-window", steps=20,
+          status=status)
+    for how, status in (("leaves", "failed"), ("dies", "killed"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_a_training_that_(case: Case, runs: Runs) -> None:
+    """It ends where a window is open, and without boundscope, which opens it, some steps later."""
+    plain, wrapped = runs.plain(case), runs.wrapped(case)
+
+    assert wrapped.code == plain.code != 0
+    assert wrapped.stderr == plain.stderr
+    assert wrapped.left == plain.left
+    assert (wrapped.cwd / "notes").stat().st_size < (plain.cwd / "notes").stat().st_size
+    assert steps_agree(wrapped.stdout, plain.stdout)
+    found = diagnosis(wrapped)
+    assert found["run"]["status"] == case.status
+    assert found["run"]["steps"] >= case.steps
+
+
 OUTSIDE = [
     noted("launcher-killed", act_wrapped=kills_the_launcher, status="killed"),
 ]
@@ -122,6 +151,11 @@ FOLDER = noted("folder-removed", act_wrapped=removes_the_folder)
 @pytest.mark.parametrize("case", [FOLDER], ids=str)
 def test_a_run_folder_that_vanishes_is_not_missed(case: Case, runs: Runs) -> None:
     assert_unharmed(case, runs)
+
+
+FILE_BYTES = 36 << 10
+"""More than is set aside for the last manifest, and less than the records of 700 steps: a full disk
+as any user can have one."""
 
 
 def no_disk() -> str:
@@ -156,7 +190,11 @@ def mounts_a_small_disk(cwd: Path, wrapped: bool) -> None:
 
 DISK = noted(
     "disk-full", before=mounts_a_small_disk, act_wrapped=on_a_small_disk, needs=no_disk,
-    gap=("inside", "crashed"), steps=15,  # at step 60; what was not yet written out is lost
+    gap=("inside", "crashed"), steps=15,  # at step 100; what was not yet written out is lost
+)  # fmt: skip
+
+FILES = noted(
+    "files-may-not-grow", "--steps", "700", file_bytes=FILE_BYTES, gap=("inside", "crashed"),
 )  # fmt: skip
 
 
@@ -201,7 +239,7 @@ MEMORY = Case(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [DISK, *CLOCKS, *NVML, MEMORY], ids=str)
+@pytest.mark.parametrize("case", [DISK, FILES, *CLOCKS, *NVML, MEMORY], ids=str)
 def test_with_(case: Case, runs: Runs) -> None:
     wrapped = assert_unharmed(case, runs)
 
@@ -210,3 +248,22 @@ def test_with_(case: Case, runs: Runs) -> None:
     assert found["run"]["steps"] >= case.steps
     assert sum(found["breakdown"].values()) == pytest.approx(1.0)
     assert_named(found, case)
+
+
+STARTS = 5
+
+
+def test_some_starts_in_a_row_leave_nothing_behind(tmp_path: Path) -> None:
+    """The short form of `benchmarks/faults.py starts`."""
+    known = {"manifest.json", "diagnosis.json", "host.jsonl", "network.jsonl", "storage.jsonl"}
+    known |= {"stacks.jsonl", "gpu.jsonl", "power.jsonl", "roofs.json"}
+    for number in range(STARTS):
+        cwd = tmp_path / str(number)
+        words = [BOUNDSCOPE, "run", "-o", "run", sys.executable, "-c", "print('started')"]
+
+        done = finish(words, cwd, {}, [])
+
+        assert (done.code, done.stdout) == (0, "started\n"), done.stderr
+        assert done.left == ()
+        assert {path.name for path in done.run.rglob("*") if path.is_file()} <= known
+        assert {path.name for path in cwd.iterdir()} == {"run", "stdout", "stderr", "tmp"}

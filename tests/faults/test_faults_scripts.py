@@ -18,8 +18,10 @@ def forked(trick: str, **more: object) -> Case:
 
 FORKED = [
     forked("nothing"),
-    forked("exits-at-once", steps=70),  # at step 110; what was not yet written out is lost
-    forked("becomes-another-program", steps=70),
+    # At step 110: of 6 ms each 40 fit into the quarter of a second between two flushes, and the
+    # promise is that no more than a second is lost; a busy machine gets twice that quarter.
+    forked("exits-at-once", steps=30),
+    forked("becomes-another-program", steps=30),
     forked("goes-on-in-the-background", steps=0),
     forked("forks-many-workers"),
     forked("handles-signals-itself"),
@@ -69,7 +71,7 @@ def test_alone_a_script_that_(case: Case, runs: Runs) -> None:
 
 
 def test_a_run_of_all_these_loads(runs: Runs) -> None:
-    found = diagnosis(runs.wrapped(FORKED[0]))
+    found = diagnosis(runs.whole_group("scripts"))
 
     assert found["run"]["status"] == "finished"
     assert len(found["ranks"]) >= len(FORKED) - 3

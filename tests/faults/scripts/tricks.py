@@ -72,14 +72,14 @@ def goes_on_in_the_background(given):
 
 @trick
 def forks_many_workers(given):
-    """Loader after loader, each with many workers."""
+    """Loader after loader, each with many workers: 24 processes more than there were."""
     given.workers = 2
     yield
     import torch
     from torch.utils.data import DataLoader
 
     for _ in range(3):
-        print(sum(batch.sum().item() for batch in DataLoader(torch.ones(24, 2), num_workers=4)))
+        print(sum(batch.sum().item() for batch in DataLoader(torch.ones(24, 2), num_workers=8)))
     yield
 
 
@@ -396,6 +396,42 @@ def hangs_in_a_profiler_window(given):
         return model
 
     prepared = hanging
+    yield
+    yield
+
+
+def ends_in_a_profiler_window(end):
+    """The model's forward calls `end` while a profiler is on, else at step 150."""
+    global prepared
+
+    def ending(model):
+        import torch
+
+        forward, calls = model.forward, []
+
+        def look(batch):
+            calls.append(1)
+            if torch.autograd.profiler._is_profiler_enabled or len(calls) == 150:
+                end()
+            return forward(batch)
+
+        model.forward = look
+        return model
+
+    prepared = ending
+
+
+@trick
+def leaves_in_a_profiler_window(given):
+    """In good order, through every exit handler."""
+    ends_in_a_profiler_window(lambda: sys.exit(4))
+    yield
+    yield
+
+
+@trick
+def dies_in_a_profiler_window(given):
+    ends_in_a_profiler_window(lambda: os.kill(os.getpid(), signal.SIGKILL))
     yield
     yield
 
