@@ -64,6 +64,17 @@ def recorded(done: Done) -> Recorded:
     return Recorded(rank, gaps)
 
 
+def lost_s(done: Done) -> float:
+    """From the last step that the run has to the last one that the training noted, in seconds."""
+    text = (done.cwd / "notes").read_bytes()
+    last_ns = int.from_bytes(text[: len(text) // 8 * 8][-8:], "little")
+    (rank,) = load_run(done.run).ranks
+    header = read_records(rank.folder / "steps.jsonl").header
+    assert header is not None
+    kept_ns = int(rank.spans.of(SpanKind.BACKWARD).end_ns.max()) - header.wall_ns + header.mono_ns
+    return (last_ns - kept_ns) * 1e-9
+
+
 def diagnosis(done: Done) -> dict[str, Any]:
     """What `boundscope diagnose --json` says of the run."""
     command = [BOUNDSCOPE, "diagnose", "--json", "run"]

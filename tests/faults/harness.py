@@ -17,7 +17,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parent / "scripts"
 BOUNDSCOPE = str(Path(sys.executable).parent / "boundscope")
 LIMIT_S = 240
-"""On an idle machine; `limit_s` gives a busy one more."""
+"""On an idle machine; a busy one gets more."""
 ENDING_S = 5.0
 """Time that the last helpers of a killed launcher get to end."""
 AT_ONCE = 2
@@ -174,9 +174,9 @@ class Runs:
         return self._folder / f"{name}{again_name}{'' if wrapped else '-plain'}"
 
 
-def limit_s() -> float:
-    """How long a run may take on a machine as busy as this one is now."""
-    return LIMIT_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+def busy() -> float:
+    """How many times as long all takes on a machine as busy as this one is now."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def plain_name(case: Case) -> str:
@@ -232,7 +232,7 @@ def finish(
             for act in acts:
                 if act is not None:
                     act(process, cwd)
-            code = process.wait(limit_s())
+            code = process.wait(LIMIT_S * busy())
         finally:
             seconds = time.monotonic() - begin
             left = leftovers(process.pid)
@@ -260,7 +260,7 @@ def clean_environment() -> dict[str, str]:
 
 def leftovers(session: int) -> list[str]:
     """The processes of a session that are still there after a moment."""
-    deadline = time.monotonic() + ENDING_S
+    deadline = time.monotonic() + ENDING_S * busy()
     while members(session) and time.monotonic() < deadline:
         time.sleep(0.02)
     return [described(pid) for pid in members(session)]
