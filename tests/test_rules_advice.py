@@ -78,6 +78,21 @@ def test_a_main_process_that_waits_for_a_lock_is_not_advised_to_read_ahead(
     assert not any(fix.saving for fix in fixes)
 
 
+def test_a_lock_that_another_threads_python_takes_is_the_interpreters(
+    recording: Recording,
+) -> None:
+    main, other = ("/u/train.py", "main", 70), ("/u/train.py", "monitor", 90)
+    recording.sampled(7, LOADER, FETCH, ITEM)
+    recording.sampled(3, main)
+    recording.sampled(10, other, thread=101, thread_name="Thread-1", cpu_share=0.8)
+    recording.metric("rank.0.main_wait.lock_share", 0.6)
+
+    found = named(recording.diagnose(), "slow-store")
+
+    assert found.fixes[0].title == "Move that work to a process of its own"
+    assert any("train.py:90, 80 % of a core" in evidence.text for evidence in found.evidence)
+
+
 def test_a_wait_for_another_threads_result_is_no_lock(recording: Recording) -> None:
     recording.sampled(7, LOADER, FETCH, ITEM, RESULT, CONDITION)
     recording.sampled(3, ("/u/train.py", "main", 70))

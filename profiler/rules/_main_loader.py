@@ -12,6 +12,7 @@ from ..workers import Cause, in_collate, kernel_wait, mostly_results, waits_for
 from ._loader import Loader, pipeline_of
 from ._saturation import full, under_the_lock
 from .base import Evidenced, place
+from .host_cores import OWN_PROCESS, busy_thread
 
 CPU_BOUND = 0.5
 """A wait in the main process that spends more than half of its time on the CPU is work (decode,
@@ -156,7 +157,7 @@ def _slow_store(case: Evidenced, loader: Loader) -> Finding:
                 "stacks" if cause == "network" else "metrics",
             )
         )
-    fixes = under_the_lock(loader) if cause == "lock" else _more_at_once(case, loader, cause)
+    fixes = _unlocked(case, loader) if cause == "lock" else _more_at_once(case, loader, cause)
     return case.finding(
         id="slow-store",
         bound="input",
@@ -167,6 +168,26 @@ def _slow_store(case: Evidenced, loader: Loader) -> Finding:
         where=loader.places,
         fixes=by_saving(fixes),
     )
+
+
+def _unlocked(case: Evidenced, loader: Loader) -> list[Fix]:
+    """What helps against the wait for a lock; where another thread runs Python it is likely the
+    interpreter's own."""
+    busy = busy_thread(case, loader.rank)
+    if busy is None:
+        return under_the_lock(loader)
+    at = f"{busy.line.file.rsplit('/', 1)[-1]}:{busy.line.line}"
+    loader.evidence.append(
+        Evidence(
+            f"another thread of the process runs Python meanwhile ({at}, {percent(busy.cpu)} of a "
+            "core): the lock may be the interpreter's",
+            "input.other_thread_cpu",
+            round(busy.cpu, 4),
+            "cores",
+            "metrics",
+        )
+    )
+    return [OWN_PROCESS, *under_the_lock(loader)]
 
 
 def _more_at_once(case: Evidenced, loader: Loader, cause: Cause) -> list[Fix]:

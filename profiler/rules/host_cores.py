@@ -124,9 +124,8 @@ def _contention(case: Evidenced) -> Finding | None:
     rank = case.worst_rank("host")
     if rank.shares["host"] < MIN_SHARE:
         return None
-    threads = other_threads(case, rank)
-    busiest = max(threads, key=lambda thread: thread.at_work, default=None)
-    if busiest is None or busiest.at_work < OTHER_BUSY:
+    busiest = busy_thread(case, rank)
+    if busiest is None:
         return None
     high = rank.shares["host"] / 2
     return case.held_back(
@@ -151,14 +150,15 @@ def _contention(case: Evidenced) -> Finding | None:
             ),
         ],
         where=[place(busiest.line, rank.rank)],
-        fixes=[
-            Fix(
-                "Move that work to a process of its own",
-                "One interpreter runs one thread at a time; a process has a lock of its own.",
-                "multiprocessing.Process(target=work, daemon=True).start()",
-            )
-        ],
+        fixes=[OWN_PROCESS],
     )
+
+
+OWN_PROCESS = Fix(
+    "Move that work to a process of its own",
+    "One interpreter runs one thread at a time; a process has a lock of its own.",
+    "multiprocessing.Process(target=work, daemon=True).start()",
+)
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,13 @@ class OtherThread:
         """Share of the time in which it runs Python, at most: a stack alone does not tell a call
         that sleeps from one that calculates, nor CPU time in which code it was spent."""
         return min(self.in_code, self.cpu)
+
+
+def busy_thread(case: Evidenced, rank: RankFeatures) -> OtherThread | None:
+    """The other thread that runs Python for longest; None where none does so for long."""
+    threads = other_threads(case, rank)
+    busiest = max(threads, key=lambda thread: thread.at_work, default=None)
+    return None if busiest is None or busiest.at_work < OTHER_BUSY else busiest
 
 
 def other_threads(case: Evidenced, rank: RankFeatures) -> list[OtherThread]:
