@@ -338,7 +338,7 @@ def _no_such_run(key: str | None) -> None:
     if key is None:
         html(markup.empty("No run is chosen.", "Choose one on the page Runs."))
     else:
-        html(markup.empty(f"There is no run {key} in the served folders.", "See the page Runs."))
+        html(markup.empty(f"There is no run “{key}” in the served folders.", "See the page Runs."))
 
 
 def charts(

@@ -22,8 +22,9 @@ from boundscope.dashboard.charts.ranks import slot_map, step_map, wait_map
 from boundscope.dashboard.charts.slots import rank_bars
 from boundscope.dashboard.charts.timeline import LINE_COLOURS, MAX_STEPS, end_s, timeline
 from boundscope.profiler.compare import OpChange
-from boundscope.profiler.diagnosis import SLOTS
+from boundscope.profiler.diagnosis import SLOTS, Place
 from boundscope.profiler.report.colours import SLOT_COLOURS, contrast
+from boundscope.profiler.report.places import describe_place
 from boundscope.profiler.serve import OPTIONS
 from boundscope.profiler.tables.flame import Node
 from boundscope.profiler.tables.job import StepGrid, WaitGrid
@@ -341,6 +342,11 @@ def test_boxes_that_read_the_same_are_told_apart_in_the_list() -> None:
     words = [words for _, words in boxes(root)]
 
     assert len(set(words)) == 4
+
+
+def test_a_place_that_is_a_rank_alone_is_no_aside() -> None:
+    assert describe_place(Place(rank=3)) == "rank 3"
+    assert describe_place(Place(rank=3, op="aten::mm")) == "aten::mm (rank 3)"
 
 
 # --- Perfetto ------------------------------------------------------------------------------------

@@ -165,11 +165,11 @@ def test_a_child_that_outlives_its_parent_is_cut_at_its_parents_end() -> None:
 
 
 def test_grouping_chosen_rows_gives_the_rows_themselves() -> None:
-    threads = np.array([7, 100_000, 7], np.int32)  # and one that does not fit two bytes
+    threads = np.array([7, 3, 100_000, 7, 7], np.int32)
 
-    groups = group_rows(threads, np.array([4, 5, 9]))
+    groups = group_rows(threads, np.array([True, False, True, False, True]))
 
-    assert {key: rows.tolist() for key, rows in groups.items()} == {7: [4, 9], 100_000: [5]}
+    assert {key: rows.tolist() for key, rows in groups.items()} == {7: [0, 4], 100_000: [2]}
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-2, 9), st.booleans())))

@@ -40,7 +40,7 @@ def _body(source: Source) -> None:
     run = state.run(source)
     ranks = [rank.rank for rank in run.ranks if any(phases_seen(run, rank.rank).values())]
     if not ranks:
-        hint = "They come from boundscope run; `boundscope doctor` says whether they can work here."
+        hint = "They come from boundscope run; boundscope doctor says whether they can work here."
         state.html(markup.empty("No stack samples were recorded.", hint))
         return
     left, right = st.columns([1, 3])

@@ -148,7 +148,7 @@ def load(threads: int, torch_version: str = "", device: str = "cpu") -> Roofs | 
 
 
 def load_device(name: str) -> Roofs | None:
-    """The newest roofs kept for a device of this machine that its driver calls `name`, else None."""
+    """The newest roofs kept for a device of this machine that its driver calls `name`, if any."""
     pattern = f"roofs{LAYOUT}-{this_machine().key}-*-t0-*.json"
     with contextlib.suppress(OSError):
         files = sorted(cache_folder().glob(pattern), key=lambda path: path.stat().st_mtime)

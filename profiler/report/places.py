@@ -18,7 +18,7 @@ def describe_place(where: Place) -> str:
     names = [short_name(where.op or ""), short_name(where.kernel or ""), where.collective]
     parts += [name for name in names if name]
     if where.rank is not None:
-        parts.append(f"(rank {where.rank})")
+        parts.append(f"(rank {where.rank})" if parts else f"rank {where.rank}")
     return " ".join(parts)
 
 

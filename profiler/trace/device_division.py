@@ -21,8 +21,8 @@ from .idle import (
     IDLE_CAUSES,
     IDLE_SLOTS,
     SYNCHRONISE,
+    each_cause,
     host_calls,
-    idle_causes,
     launching_threads,
     matching,
     spans_of,
@@ -113,17 +113,20 @@ def divide_device(
     for kind, value in copies.items():
         slots[COPY_SLOTS[kind]] += value
     idle_union = subtract(whole, device.busy)
-    causes = idle_causes(trace, idle_union)
-    for cause, spans in causes.items():
-        slots[IDLE_SLOTS[cause]] += total(spans)
+    idle_ns, synchronising = {}, EMPTY
+    for cause, spans in each_cause(trace, idle_union):
+        idle_ns[cause] = float(total(spans))
+        slots[IDLE_SLOTS[cause]] += idle_ns[cause]
+        if cause == "synchronisation":
+            synchronising = spans
     return DeviceWindow(
         start_ns=window[0],
         end_ns=window[1],
         slots_ns=dict(slots),
-        idle_ns={cause: float(total(spans)) for cause, spans in causes.items()},
+        idle_ns=idle_ns,
         device=device,
         kernels=kernels,
-        synchronisations=_sync_calls(trace, causes.get("synchronisation", EMPTY)),
+        synchronisations=_sync_calls(trace, synchronising),
         copies_ns=copies,
         peer_copies=_peer_copies(trace, window),
     )

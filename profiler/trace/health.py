@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .device import device_work
 from .graph_replays import lost_in_replays
-from .intervals import group_rows, total, union
+from .intervals import group_rows, total, union, union_of_rows
 from .launches import launch_names
 from .steps import find_steps
 from .table import Category, Int64, Trace, TraceWarning, contains, looked_up
@@ -226,9 +226,9 @@ def _overhead(trace: Trace) -> list[TraceWarning]:
     own = events.category == Category.OVERHEAD
     if not own.any():
         return []
-    end = events.start_ns + events.duration_ns
-    taken = total(union(events.start_ns[own], end[own]))
-    window = int(end.max() - events.start_ns.min())
+    taken = total(union_of_rows(events.start_ns, events.duration_ns, own))
+    whole = union_of_rows(events.start_ns, events.duration_ns)
+    window = int(whole[1][-1] - whole[0][0]) if len(whole[0]) else 0
     if taken <= OVERHEAD_SHARE * window:
         return []
     text = f"The profiler itself took {taken / window:.0%} of the recorded time."

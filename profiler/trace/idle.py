@@ -7,8 +7,7 @@ hides is charged nothing.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +116,12 @@ def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
 
     The parts are disjoint and cover `idle`; causes that do not occur are left out.
     """
-    left, result = idle, {}
+    return dict(each_cause(trace, idle))
+
+
+def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, Union]]:
+    """Yield what `idle_causes` returns cause by cause: each may have a million intervals."""
+    left = idle
     threads = launching_threads(trace)
     calls = host_calls(trace, threads)
     for cause in IDLE_CAUSES[:-1]:
@@ -127,12 +131,12 @@ def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
         spans = find(trace, threads) if find else _calls(trace, calls, cause)
         taken = intersect(left, spans)
         if total(taken):
-            result[cause] = taken
             left = subtract(left, spans)
+            yield cause, taken
+        del spans, taken
         give_back_heap()
     if total(left):
-        result["nothing-seen"] = left
-    return result
+        yield "nothing-seen", left
 
 
 def launching_threads(trace: Trace) -> npt.NDArray[np.int32]:
@@ -255,11 +259,8 @@ def _waits(trace: Trace, threads: Threads) -> dict[int, Union]:
     if not wait.any():
         return {}
     waiting = np.unique(events.thread[wait])
-    rows = np.flatnonzero(wait | _ops_of(trace, waiting))
-    return {
-        thread: _outside_ops(trace, mine, wait[mine])
-        for thread, mine in group_rows(events.thread[rows], rows).items()
-    }
+    rows = group_rows(events.thread, wait | _ops_of(trace, waiting))
+    return {thread: _outside_ops(trace, mine, wait[mine]) for thread, mine in rows.items()}
 
 
 def _outside_ops(trace: Trace, rows: Int32, wait: Mask) -> Union:
@@ -282,12 +283,10 @@ def _ops_of(trace: Trace, threads: Threads) -> Mask:
 def _spans_by_thread(trace: Trace, mask: Mask) -> dict[int, Union]:
     """The union of the events that `mask` chooses, for each thread that has any."""
     events = trace.events
-    parts: dict[int, list[Union]] = defaultdict(list)
-    for begin in range(0, len(events), _BLOCK_ROWS):
-        rows = begin + np.flatnonzero(mask[begin : begin + _BLOCK_ROWS])
-        for thread, mine in group_rows(events.thread[rows], rows).items():
-            parts[thread].append(union_of_chosen(events.start_ns, events.duration_ns, mine))
-    return {thread: union_of(spans) for thread, spans in parts.items()}
+    return {
+        thread: union_of_chosen(events.start_ns, events.duration_ns, rows)
+        for thread, rows in group_rows(events.thread, mask).items()
+    }
 
 
 def _only(count: int, rows: Int64) -> Mask:

@@ -6,6 +6,7 @@ sorted, disjoint and not touching; `union` makes one, and the other functions ta
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -71,14 +72,19 @@ def intersect(first: Union, second: Union) -> Union:
         return EMPTY
     begin = np.searchsorted(other_ends, starts, side="right")
     count = np.searchsorted(others, ends, side="left") - begin
-    # pairs that overlap: interval `mine` of `first` with `theirs` of `second`, in order of time
-    mine = np.repeat(np.arange(len(starts), dtype=np.int32), count)
-    begin -= np.cumsum(count) - count
-    theirs = begin[mine]
-    theirs += np.arange(len(mine))
-    low, high = starts[mine], ends[mine]
-    np.maximum(low, others[theirs], out=low)
-    np.minimum(high, other_ends[theirs], out=high)
+    low, high = (np.empty(int(count.sum()), np.int64) for _ in range(2))
+    at = 0
+    for row in range(0, len(starts), _BLOCK_ROWS):
+        block = slice(row, row + _BLOCK_ROWS)
+        counts = count[block]
+        # pairs that overlap: interval `mine` of `first` with `theirs` of `second`, in order of time
+        mine = np.repeat(np.arange(row, row + len(counts)), counts)
+        theirs = np.repeat(begin[block] - (np.cumsum(counts) - counts), counts)
+        theirs += np.arange(len(mine))
+        out = slice(at, at + len(mine))
+        np.maximum(starts[mine], others[theirs], out=low[out])
+        np.minimum(ends[mine], other_ends[theirs], out=high[out])
+        at += len(mine)
     return low, high
 
 
@@ -162,7 +168,10 @@ def nest(start_ns: Int64, duration_ns: Int64) -> Nesting:
 
 
 def enclosing_rows(
-    start_ns: Int64, duration_ns: Int64, rows: npt.NDArray[np.integer], parents: Int64
+    start_ns: Int64,
+    duration_ns: Int64,
+    rows: npt.NDArray[np.integer],
+    parents: npt.NDArray[np.integer],
 ) -> None:
     """Write into `parents`, at each of `rows`, the row that directly encloses it, -1 for none.
 
@@ -270,19 +279,25 @@ def union_of(parts: Sequence[Union]) -> Union:
 
 
 def group_rows(
-    keys: npt.NDArray[np.integer], rows: npt.NDArray[np.integer] | None = None
+    keys: npt.NDArray[np.integer], chosen: npt.NDArray[np.bool_] | None = None
 ) -> dict[int, Int32]:
-    """Return for each value of `keys` the indices that have it, ascending; with `rows`, the row
-    that stands at each of them.
+    """Return for each value of `keys` the rows that have it, ascending; of the `chosen` ones only.
 
-    One pass over all keys, however many values there are; indices take four bytes.
+    In blocks, once over all rows, however many values there are: four bytes a row are held.
     """
-    if not len(keys):
-        return {}
-    if int(keys.min()) >= 0 and int(keys.max()) < 1 << 16:
-        keys = keys.astype(np.uint16)  # numpy sorts these by radix
-    order = np.argsort(keys, kind="stable").astype(np.int32)
-    keys = keys[order]
-    begins = np.append(0, 1 + np.flatnonzero(keys[1:] != keys[:-1]))
-    found = order if rows is None else rows[order].astype(np.int32)
-    return dict(zip(keys[begins].tolist(), np.split(found, begins[1:]), strict=True))
+    parts: dict[int, list[Int32]] = defaultdict(list)
+    for begin in range(0, len(keys), _BLOCK_ROWS):
+        block = keys[begin : begin + _BLOCK_ROWS]
+        if chosen is None:
+            rows = np.arange(begin, begin + len(block), dtype=np.int32)
+        else:
+            inside = np.flatnonzero(chosen[begin : begin + _BLOCK_ROWS])
+            block, rows = block[inside], (begin + inside).astype(np.int32)
+        if len(block):
+            order = np.argsort(block, kind="stable")
+            block = block[order]
+            begins = np.append(0, 1 + np.flatnonzero(block[1:] != block[:-1]))
+            pieces = np.split(rows[order], begins[1:])
+            for key, piece in zip(block[begins].tolist(), pieces, strict=True):
+                parts[key].append(piece)
+    return {key: np.concatenate(parts.pop(key)) for key in list(parts)}

@@ -15,9 +15,8 @@ from ..machine.catalogue import devices
 from ..machine.roofs import Roofs
 from .costs import Cost, cost, family, roof_seconds, with_recorded
 from .device import communication_work
-from .growing import give_back_heap
 from .intervals import enclosing_rows, group_rows
-from .table import DEVICE_WORK, Category, Signature, Trace, contains
+from .table import DEVICE_WORK, Category, Int32, Signature, Trace, contains
 
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -131,7 +130,7 @@ def launching_ops(trace: Trace, kernels: Int64) -> Int64:
     return _climb_to_cost(trace, innermost_ops(trace, kernels, enclosing), enclosing)
 
 
-def innermost_ops(trace: Trace, work: Int64, parents: Int64) -> Int64:
+def innermost_ops(trace: Trace, work: Int64, parents: Int32) -> Int64:
     """For each row of device work the event index of the op directly around its launch, else -1.
 
     `parents`: what `enclosing_events` returns. By correlation; where that leads nowhere, by
@@ -139,7 +138,9 @@ def innermost_ops(trace: Trace, work: Int64, parents: Int64) -> Int64:
     """
     events = trace.events
     calls = launching_calls(trace, work)
-    result = np.where(calls >= 0, op_around(trace, parents, np.maximum(calls, 0)), -1)
+    result: Int64 = np.full(len(work), -1, np.int64)
+    linked = calls >= 0
+    result[linked] = op_around(trace, parents, calls[linked])
     open_ = (result < 0) & (events.external_id[work] > 0)
     if open_.any():
         found = by_external_id(trace, work[open_])
@@ -152,40 +153,39 @@ def innermost_ops(trace: Trace, work: Int64, parents: Int64) -> Int64:
 def launching_calls(trace: Trace, work: Int64) -> Int64:
     """For each row of device work the event index of the call that launched it, -1 without one."""
     events = trace.events
-    calls = np.flatnonzero(events.of(Category.RUNTIME, Category.DRIVER))
+    calls = np.flatnonzero(events.of(Category.RUNTIME, Category.DRIVER)).astype(np.int32)
     result: Int64 = np.full(len(work), -1, np.int64)
     if not len(calls):
         return result
-    order = calls[np.argsort(events.correlation[calls], kind="stable")]
-    place = np.searchsorted(events.correlation[order], events.correlation[work])
-    place = np.minimum(place, len(order) - 1)
-    matched = events.correlation[order[place]] == events.correlation[work]
-    matched &= events.correlation[work] >= 0
-    result[matched] = order[place[matched]]
+    ids = events.correlation[calls]
+    order = np.argsort(ids, kind="stable").astype(np.int32)
+    calls, ids = calls[order], ids[order]
+    wanted = events.correlation[work]
+    place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    matched = (ids[place] == wanted) & (wanted >= 0)
+    result[matched] = calls[place[matched]]
     return result
 
 
-def enclosing_events(trace: Trace) -> Int64:
+def enclosing_events(trace: Trace) -> Int32:
     """For each op and call the event index of the op or call directly around it, else -1."""
     events = trace.events
-    host = np.flatnonzero(events.of(Category.CPU_OP, Category.RUNTIME, Category.DRIVER))
-    threads = group_rows(events.thread[host], host)
-    del host
-    give_back_heap()
-    parents: Int64 = np.full(len(events), -1, np.int64)
+    host = events.of(Category.CPU_OP, Category.RUNTIME, Category.DRIVER)
+    threads = group_rows(events.thread, host)
+    parents = np.full(len(events), -1, np.int32)
     for rows in threads.values():
         enclosing_rows(events.start_ns, events.duration_ns, rows, parents)
     return parents
 
 
-def op_around(trace: Trace, parents: Int64, rows: Int64 | None = None) -> Int64:
+def op_around(trace: Trace, parents: Int32, rows: Int64 | None = None) -> Int32:
     """For each op and call, or for those in `rows`, the event index of the op around it; calls in
     between are passed over.
 
     `parents`: what `enclosing_events` returns.
     """
     is_op = trace.events.category == Category.CPU_OP
-    result: Int64 = parents.copy() if rows is None else parents[rows]
+    result = parents.copy() if rows is None else parents[rows]
     while True:
         calls = np.flatnonzero((result >= 0) & ~is_op[result])
         if not len(calls):
@@ -208,7 +208,7 @@ def by_external_id(trace: Trace, kernels: Int64) -> Int64:
     return result
 
 
-def _climb_to_cost(trace: Trace, ops: Int64, parents: Int64) -> Int64:
+def _climb_to_cost(trace: Trace, ops: Int64, parents: Int32) -> Int64:
     """Replace each op without a cost by the nearest one around it that has one."""
     is_op = trace.events.category == Category.CPU_OP
     result: Int64 = np.full(len(ops), -1, np.int64)
@@ -225,7 +225,7 @@ def _climb_to_cost(trace: Trace, ops: Int64, parents: Int64) -> Int64:
         nearest[first] = current[op & (nearest[left] < 0)]
         good = op & _have_cost(trace, current, known)
         result[left[good]] = current[good]
-        left, current = left[~good], parents[current[~good]]
+        left, current = left[~good], parents[current[~good]].astype(np.int64)
     return np.where(result >= 0, result, nearest)
 
 

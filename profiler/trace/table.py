@@ -103,14 +103,17 @@ def contains(ids: npt.NDArray[np.integer], values: npt.NDArray[np.integer]) -> M
     if not len(ids):
         return np.zeros(len(values), np.bool_)
     least, largest = int(ids.min()), int(ids.max())
-    inside = (values >= least) & (values <= largest)
     if largest - least > _TABLE_ROWS * (len(ids) + len(values)):
         known = np.unique(ids)
         place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        return np.asarray(inside & (known[place] == values))
+        return np.asarray(known[place] == values)
     table = np.zeros(largest - least + 1, np.bool_)
     table[ids - least] = True
-    return inside & table[np.where(inside, values - least, 0)]
+    found = (values >= least) & (values <= largest)
+    for begin in range(0, len(values), _BLOCK_ROWS):
+        block, inside = values[begin : begin + _BLOCK_ROWS], found[begin : begin + _BLOCK_ROWS]
+        inside &= table[np.where(inside, block - least, 0)]
+    return np.asarray(found)
 
 
 @dataclass(frozen=True)
