@@ -5,7 +5,8 @@
 Without traces three small ones are made: of a device, of a CPU, and of a device with times of more
 digits than a double has. Each input is read, diagnosed as `boundscope diagnose` does, and every
 table of it is made. An input that ends in any other exception, takes too long, or gives impossible
-figures is kept in FOLDER and the exit code is 1.
+figures stays in FOLDER, where every input lies before it is tried, and the exit code is 1. One that
+hangs ends the program with the stack of where it does.
 """
 
 from __future__ import annotations
@@ -288,7 +289,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
     options = parser.parse_args()
+    from fuzzing import watched  # of this folder: there only where this file is run itself
+
     rng = random.Random(options.seed)
+    options.keep.mkdir(exist_ok=True)
     sources = [(path.name, path.read_bytes()) for path in options.traces]
     sources = sources or [
         ("device.json", small_trace()),
@@ -309,14 +313,16 @@ def main() -> int:
             path = Path(folder) / "input.json"
             path.write_bytes(data)
             tried += 1
-            fault = fault_of(path)
+            kept = options.keep / f"{options.seed}-{tried}-{name}"
+            kept.write_bytes(data)
+            with watched():
+                fault = fault_of(path)
             figures += fault == FIGURES
             if fault not in (FIGURES, None):
                 failed += 1
-                options.keep.mkdir(exist_ok=True)
-                kept = options.keep / f"{options.seed}-{tried}-{name}"
-                kept.write_bytes(data)
                 print(f"{kept}: {fault}")
+            else:
+                kept.unlink()
     print(f"{tried} damaged traces, {figures} gave figures, {failed} faults (seed {options.seed})")
     return 1 if failed else 0
 
