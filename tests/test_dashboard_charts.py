@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from boundscope.dashboard.charts.flame import ROOT, boxes, flame
 from boundscope.dashboard.charts.lanes import lanes
 from boundscope.dashboard.charts.memory import memory
 from boundscope.dashboard.charts.ranks import slot_map, step_map, wait_map
+from boundscope.dashboard.charts.roofline import roofline
 from boundscope.dashboard.charts.slots import rank_bars
 from boundscope.dashboard.charts.timeline import LINE_COLOURS, MAX_STEPS, end_s, timeline
 from boundscope.profiler.compare import OpChange
@@ -31,6 +33,7 @@ from boundscope.profiler.tables.job import StepGrid, WaitGrid
 from boundscope.profiler.tables.lanes import KINDS, Lane, Lanes, Row, visible
 from boundscope.profiler.tables.memory import MemorySeries
 from boundscope.profiler.tables.metrics import Line, Panel
+from boundscope.profiler.tables.ops import OpRow, Roof
 from boundscope.profiler.tables.steps import Band, StepSeries
 
 from .test_dashboard_figures import GRAPHICS_CONTRAST, SIGHT, TELL_APART, lab
@@ -209,6 +212,44 @@ def test_a_kernel_is_labelled_by_what_tells_it_apart() -> None:
     assert label.startswith("vectorized_element")
 
 
+# --- the roofline ------------------------------------------------------------------------------
+
+
+def bubble(intensity: float) -> OpRow:
+    return OpRow("aten::mm", "gemm", "compute", "", "", 1, 1.0, 1.0, 0.5, intensity, 1e10, None, 1)
+
+
+def test_roofs_of_one_height_are_one_line_with_both_names() -> None:
+    # Given
+    roofs = [
+        Roof("memory", 1e10, True),
+        Roof("fp32", 5e11, False),
+        Roof("bf16", 1e12, False),
+        Roof("fp16", 1.01e12, False),
+    ]
+
+    # When
+    made = roofline([bubble(1_000.0)], roofs, dark=True)
+
+    # Then
+    assert made is not None
+    names = [name for trace in made.data[:-1] for name in trace.text if name]
+    assert names == ["memory", "fp32", "bf16, fp16"]
+
+
+@pytest.mark.parametrize(("intensity", "place"), [(1_000.0, "top left"), (10.0, "top right")])
+def test_the_name_of_a_roof_stands_where_no_slope_crosses_it(intensity: float, place: str) -> None:
+    # Given: the slope meets the roof at 100 FLOP/byte; the plot ends four times beyond the op
+    roofs = [Roof("memory", 1e10, True), Roof("fp32", 1e12, False)]
+
+    # When
+    made = roofline([bubble(intensity), bubble(31.0)], roofs, dark=True)
+
+    # Then
+    assert made is not None
+    assert made.data[1].textposition == place
+
+
 # --- a stretch of the run ----------------------------------------------------------------------
 
 
@@ -257,6 +298,22 @@ def test_outliers_outside_of_the_part_are_not_marked_and_its_scale_is_its_own() 
     assert within.data[1].customdata.tolist() == [[5_001]]
     assert without.layout.yaxis.range[1] == pytest.approx(11)
     assert within.layout.yaxis.range[1] == pytest.approx(33)
+
+
+def test_a_single_step_is_a_mark_that_can_be_seen() -> None:
+    every = series_of(10_000)
+    one = replace(
+        every,
+        start_s=every.start_s[:1],
+        duration_ms=every.duration_ms[:1],
+        steady=every.steady[:1],
+        outlier=every.outlier[:1],
+        profiled=every.profiled[:1],
+        bands=[],
+    )
+
+    assert timeline(one, [], dark=True).data[0].marker.opacity == 1
+    assert timeline(every, [], dark=True).data[0].marker.opacity == 0
 
 
 def test_every_row_shows_the_same_stretch_and_metrics_lead_on_to_its_edges() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import plotly.graph_objects as go
 
@@ -19,6 +20,10 @@ MIN_BUBBLE = 7
 NAMED = 3
 APART = (1.2, 0.5)
 """Names stand at least so many decades apart, intensity and rate."""
+SAME = 1.05
+"""Roofs nearer than this factor are one line on the screen; they come sorted by rate."""
+CLEAR_OF_SLOPES = 4.0
+"""The name at the right end has room where the slope left the roof this factor before it."""
 ROOM = 4.0
 """The axes end this factor beyond the outermost op."""
 
@@ -62,8 +67,9 @@ def _roofs(
 ) -> None:
     colour = ink(dark=dark)
     ceiling = max((roof.rate for roof in roofs if not roof.is_bandwidth), default=math.inf)
-    fastest = max((roof.rate for roof in roofs if roof.is_bandwidth), default=0.0)
-    for number, roof in enumerate(roofs):
+    bandwidths = [roof.rate for roof in roofs if roof.is_bandwidth]
+    fastest, slowest = max(bandwidths, default=0.0), min(bandwidths, default=0.0)
+    for number, roof in enumerate(_named_once(roofs)):
         if roof.is_bandwidth:
             begin, end = span[0], min(span[1], ceiling / roof.rate)
             x, y = [begin, end], [begin * roof.rate, end * roof.rate]
@@ -72,17 +78,32 @@ def _roofs(
             x, y = [begin, end], [roof.rate, roof.rate]
         if x[0] >= x[1]:
             continue
+        # At its right end, but where a slope crosses it there: then at its beginning.
+        at_end = not roof.is_bandwidth and slowest * span[1] > roof.rate * CLEAR_OF_SLOPES
+        place = "top left" if at_end else "top right"
         made.add_scatter(
             x=x,
             y=y,
             mode="lines+text",
             line={"color": colour, "width": 1.3, "dash": "solid" if number == 0 else "dash"},
-            text=[plain(roof.name), ""],  # where a slope crosses an arithmetic roof nothing stands
-            textposition="bottom right" if roof.is_bandwidth else "top right",
+            text=["", plain(roof.name)] if at_end else [plain(roof.name), ""],
+            textposition="bottom right" if roof.is_bandwidth else place,
             textfont={"size": 11},
             hoverinfo="skip",
             cliponaxis=False,
         )
+
+
+def _named_once(roofs: Sequence[Roof]) -> list[Roof]:
+    """Put arithmetic roofs of the same height together: their names would lie on each other."""
+    found: list[Roof] = []
+    for roof in roofs:
+        last = found[-1] if found else None
+        if last and not (last.is_bandwidth or roof.is_bandwidth) and roof.rate < SAME * last.rate:
+            found[-1] = replace(last, name=f"{last.name}, {roof.name}")
+        else:
+            found.append(roof)
+    return found
 
 
 def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:

@@ -131,7 +131,7 @@ def _steps(made: go.Figure, series: StepSeries, span: tuple[float, float], *, da
         y=series.duration_ms[shown],
         mode="lines+markers",  # only markers can be clicked
         line={"color": ink(dark=dark), "width": 1.2},
-        marker={"size": 9, "opacity": 0},
+        marker={"size": 9, "opacity": 0 if len(shown) > 1 else 1, "color": ink(dark=dark)},
         customdata=(shown + 1)[:, None],
         hovertemplate="%{x:.2f} s: step %{customdata[0]:,} of %{y:.4~g} ms<extra></extra>",
         row=1,

@@ -106,7 +106,7 @@ def _collectives(job: Job) -> None:
     if link is None or not link.bytes_per_s:
         for cell in cells:
             del cell["of the link"]
-    share = st.column_config.ProgressColumn(format="%.0f %%", max_value=100)
+    share = st.column_config.ProgressColumn(format="%.1f %%", max_value=100)
     tables.shown(cells, column_config={"of the link": share})
     words = (
         "Per rank: the median time of a call from the arrival of the last rank, the mean wait for "
