@@ -229,7 +229,7 @@ def test_roofs_of_one_height_are_one_line_with_both_names() -> None:
     ]
 
     # When
-    made = roofline([bubble(1_000.0)], roofs, dark=True)
+    made = roofline([bubble(1.0), bubble(1_000.0)], roofs, dark=True)
 
     # Then
     assert made is not None
