@@ -246,7 +246,7 @@ def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
             f"Evaluation-bound: {share} of the time goes into validation{_at(finding)}."
         ),
         "host": lambda *_: (
-            f"Host-bound: {share} of every step is Python and dispatch"
+            f"Host-bound: {share} of every step is {_held_up_by(finding)}"
             f"{_at(finding)}, not arithmetic."
         ),
         "compute": lambda *_: f"Compute-bound: {share} of every step is arithmetic{_op(finding)}.",
@@ -261,6 +261,17 @@ def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
     if case.blame.charged.get(top, 0.0) >= MIN_SHARE:
         text = f"{text.removesuffix('.')}; the other ranks wait for rank {case.blame.rank}."
     return text
+
+
+def _held_up_by(finding: Finding | None) -> str:
+    """What the host is at, by the finding that holds most of the slot."""
+    named = {
+        "garbage-collection": "garbage collection, Python and dispatch",
+        "cpu-throttled": "waiting for the CPU quota, Python and dispatch",
+        "recompilation": "compilation, Python and dispatch",
+        "synchronising-calls": "waiting for the device, Python and dispatch",
+    }
+    return named.get(finding.id if finding else "", "Python and dispatch")
 
 
 def _writing(finding: Finding | None) -> str:

@@ -7,30 +7,9 @@ import pytest
 
 from boundscope.collectors.records import Window
 from boundscope.profiler.alike import telling_steps, time_of_unlike, unlike_steps
-from boundscope.profiler.timeline import PHASES, Timeline
-from boundscope.profiler.trace.intervals import EMPTY
+from boundscope.profiler.timeline import Timeline
 
-MS = 1_000_000
-
-
-def line_of(step_ms: list[float], profiled: slice) -> Timeline:
-    """Steps that are forward passes and nothing else."""
-    durations = (np.array(step_ms) * MS).astype(np.int64)
-    ends = np.cumsum(durations)
-    flags = np.zeros(len(step_ms), np.bool_)
-    flags[profiled] = True
-    zeros = {phase: np.zeros(len(step_ms)) for phase in PHASES}
-    return Timeline(
-        rank=0,
-        source="optimizer",
-        start_ns=ends - durations,
-        end_ns=ends,
-        phase_ns={**zeros, "forward": durations.astype(np.float64)},
-        phase_intervals=dict.fromkeys(PHASES, EMPTY),
-        steady=np.ones(len(step_ms), np.bool_),
-        profiled=flags,
-        first_ns=0,
-    )
+from .line_material import MS, line_of
 
 
 def window_over(line: Timeline, first: int, last: int, events_a_step: int = 0) -> Window:

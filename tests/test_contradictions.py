@@ -19,35 +19,18 @@ from boundscope.profiler.contradictions import (
 )
 from boundscope.profiler.diagnosis import Warning_
 from boundscope.profiler.run.load import MetricTable, Run
-from boundscope.profiler.timeline import PHASES, WORK_PHASES, Timeline
+from boundscope.profiler.timeline import WORK_PHASES, Timeline
 from boundscope.profiler.trace.collectives import Collective, arrival_skews
 from boundscope.profiler.trace.device import DeviceTime
 from boundscope.profiler.trace.device_division import DeviceWindow
 from boundscope.profiler.trace.host import HostWindow, PhaseTime
 from boundscope.profiler.trace.intervals import EMPTY
 
+from .line_material import line_of
+
 MS = 1_000_000
 S = 1_000_000_000
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "warnings.md"
-
-
-def line_of(step_ms: list[float], profiled: slice = slice(0, 0)) -> Timeline:
-    durations = (np.array(step_ms) * MS).astype(np.int64)
-    ends = np.cumsum(durations)
-    flags = np.zeros(len(step_ms), np.bool_)
-    flags[profiled] = True
-    zeros = {phase: np.zeros(len(step_ms)) for phase in PHASES}
-    return Timeline(
-        rank=0,
-        source="optimizer",
-        start_ns=ends - durations,
-        end_ns=ends,
-        phase_ns={**zeros, "forward": durations.astype(np.float64)},
-        phase_intervals=dict.fromkeys(PHASES, (EMPTY, EMPTY)),
-        steady=np.ones(len(step_ms), np.bool_),
-        profiled=flags,
-        first_ns=0,
-    )
 
 
 def window_of(line: Timeline, first: int, last: int, events: int) -> tuple[Window, HostWindow]:

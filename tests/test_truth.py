@@ -293,5 +293,6 @@ def test_what_is_stored_shows_no_folder_and_no_name_of_the_machine(tmp_path: Pat
     # At least one window, however large, and more only as far as all fit.
     assert sizes
     assert len(sizes) == 1 or sum(sizes) <= store.MAX_TRACE_BYTES
+    assert sum(sizes) <= store.MAX_RUN_BYTES
     before, after = judge.judge_folder(run)[0], judge.judge_folder(tmp_path / "again")[0]
     assert after.bound == before.bound

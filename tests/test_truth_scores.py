@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = sample_traces.names()
 ERROR_SLACK = 0.02
 """What a promise may move by without being called worse: a saving is stored to a tenth of that."""
-MAX_RUN_BYTES = 500_000
-"""A window is kept whole: one of 64 graphs, op by op, has 350 kB."""
+MAX_RUN_BYTES = 300_000
 MAX_ALL_BYTES = 15_000_000
 
 needs_runs = pytest.mark.skipif(not NAMES, reason="no recorded runs in sample_traces/")

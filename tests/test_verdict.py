@@ -11,12 +11,13 @@ import pytest
 
 from boundscope.collectors.records import Manifest, Window
 from boundscope.profiler.diagnose import diagnose_features
-from boundscope.profiler.diagnosis import SLOTS, Diagnosis, Warning_
+from boundscope.profiler.diagnosis import SLOTS, Diagnosis, Finding, Saving, Warning_
 from boundscope.profiler.features import Features, RankFeatures
-from boundscope.profiler.rules.base import follow
+from boundscope.profiler.rules.base import Evidenced, follow
 from boundscope.profiler.run.load import RankData, Run, SpanTable
 from boundscope.profiler.timeline import PHASES, Timeline
 from boundscope.profiler.trace.host import HostWindow
+from boundscope.profiler.verdict import judge
 
 EMPTY = np.empty(0, np.int64)
 STEP_NS = 10_000_000
@@ -296,3 +297,19 @@ def test_shares_are_rounded_so_that_they_still_sum_to_one() -> None:
     diagnosis = judged(make_rank(0, 50, compute=third, memory=third, host=third))
 
     assert sum(diagnosis.breakdown.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("garbage-collection", "garbage collection, Python and dispatch"),
+        ("cpu-throttled", "waiting for the CPU quota, Python and dispatch"),
+        ("tiny-ops", "every step is Python and dispatch"),
+    ],
+)
+def test_a_host_bound_headline_names_what_holds_the_host_up(found: str, words: str) -> None:
+    case = Evidenced(make_features(make_rank(0, 50, host=0.8, compute=0.2)))
+    saving = Saving(0.6, 0.7, 0.8)
+    finding = Finding(found, "host", saving, 3.3, [], [], [], title="")
+
+    assert words in judge(case, [finding]).headline

@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import sysconfig
@@ -28,6 +29,9 @@ from .score import Row, row_of, savings
 SAMPLES = ROOT / "sample_traces"
 MAX_TRACE_BYTES = 90_000
 """Of all traces of a run, packed. A hundred runs then stay below 15 MB."""
+MAX_RUN_BYTES = 300_000
+"""Of a stored run. A window is kept whole, and one of thousands of tiny ops is larger: such a run
+stands in the table, but is not stored."""
 UNREAD = frozenset({"Ev Idx", "Record function id", "Sequence number", "Fwd thread id"})
 """Arguments of events that no reader of ours asks for."""
 UNREAD_PHASES = frozenset({"s", "f", "t"})
@@ -76,21 +80,27 @@ class Scrubber:
 def store(cases: list[Case], rows: list[Row], timings: dict[str, list[Timing]], runs: Path) -> str:
     """Store every scored case; says how many and how large they are."""
     scored = {row.case for row in rows}
-    total = 0
-    for case in cases:
-        if case.name in scored:
-            total += store_case(case, timings[case.name], runs)
-    return f"stored {len(scored)} runs, {total / 1e6:.1f} MB"
+    sizes = {
+        case.name: store_case(case, timings[case.name], runs)
+        for case in cases
+        if case.name in scored
+    }
+    left_out = [name for name, size in sizes.items() if not size]
+    stored = f"stored {len(sizes) - len(left_out)} runs, {sum(sizes.values()) / 1e6:.1f} MB"
+    return stored + (f"; too large: {', '.join(left_out)}" if left_out else "")
 
 
 def store_case(case: Case, timings: list[Timing], runs: Path) -> int:
-    """Pack one run and write what is true of it; returns the bytes of both files."""
+    """Pack one run and write what is true of it; returns the bytes of both, 0 if too large."""
     wrapped = recorded(timings)
     assert wrapped is not None
     target = SAMPLES / case.name
     target.mkdir(exist_ok=True)
     archive = target / "run.zip"
     pack(runs / wrapped.run, archive)
+    if archive.stat().st_size > MAX_RUN_BYTES:
+        shutil.rmtree(target)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)

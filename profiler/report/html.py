@@ -12,8 +12,9 @@ from html import escape
 
 from ..diagnosis import SLOTS, Diagnosis, Finding
 from ..printable import printable_struct
-from ..text import duration, milliseconds, percent, plural
+from ..text import percent
 from .colours import bound_colour, slot_colours, text_on
+from .facts import run_facts
 from .places import describe_place
 
 SMALLEST_SHOWN = 0.005
@@ -104,22 +105,8 @@ def _colours(*, dark: bool) -> str:
 
 
 def _facts(diagnosis: Diagnosis) -> list[str]:
-    run, verdict = diagnosis.run, diagnosis.verdict
-    facts = [run.name or run.id]
-    if verdict.bound != "unknown":
-        facts.append(f"confidence {verdict.confidence:.2f}")
-    if run.step_ms is not None:
-        facts.append(
-            f"{plural(run.steps, 'step')}, median {milliseconds(run.step_ms.median)}, "
-            f"p90 {milliseconds(run.step_ms.p90)}"
-        )
-    if run.world_size > 1:
-        facts.append(plural(run.world_size, "rank"))
-    if run.startup_s is not None:
-        facts.append(f"start-up {duration(run.startup_s)}")
-    if run.status != "finished":
-        facts.append(run.status)
-    return [*facts, *run.devices]
+    run = diagnosis.run
+    return [run.name or run.id, *run_facts(diagnosis), *run.devices]
 
 
 def _bar(breakdown: Mapping[str, float]) -> str:

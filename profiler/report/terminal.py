@@ -7,8 +7,9 @@ from rich.text import Text
 
 from ..diagnosis import Diagnosis, Finding
 from ..printable import printable_struct
-from ..text import duration, milliseconds, percent, plural
+from ..text import percent, plural
 from .colours import SLOT_COLOURS
+from .facts import run_facts
 from .places import describe_place
 
 SLOT_MARKS = dict(zip(SLOT_COLOURS, "█▓▒◆░▞▚▤·", strict=True))
@@ -39,23 +40,11 @@ def _line(console: Console, text: str, style: str = "") -> None:
 
 
 def _verdict(diagnosis: Diagnosis, console: Console) -> None:
-    run, verdict = diagnosis.run, diagnosis.verdict
+    verdict = diagnosis.verdict
     console.print()
     colour = SLOT_COLOURS.get(verdict.bound, "")
     _line(console, verdict.headline, f"bold {colour}".strip())
-    facts = [f"confidence {verdict.confidence:.2f}"] if verdict.bound != "unknown" else []
-    if run.step_ms is not None:
-        facts.append(
-            f"{plural(run.steps, 'step')}, median {milliseconds(run.step_ms.median)}, "
-            f"p90 {milliseconds(run.step_ms.p90)}"
-        )
-    if run.world_size > 1:
-        facts.append(plural(run.world_size, "rank"))
-    if run.startup_s is not None:
-        facts.append(f"start-up {duration(run.startup_s)}")
-    if run.status != "finished":
-        code = "" if run.exit_code is None else f" (exit code {run.exit_code})"
-        facts.append(f"{run.status}{code}")
+    facts = run_facts(diagnosis)
     if facts:
         _line(console, "  " + " · ".join(facts), "dim")
 
