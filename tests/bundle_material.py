@@ -16,6 +16,13 @@ from pathlib import Path
 
 TRAINING = Path(__file__).parent / "scenarios" / "tiny_training.py"
 ALPHANUMERIC = string.ascii_letters + string.digits
+PEAK_KIB = """
+import re, resource
+own = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
+peak_kib = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""The end of a program that tells its own peak memory, Linux. Its `ru_maxrss` would tell at least
+what the process that started it had used by then."""
 
 
 def record(folder: Path, *words: str) -> Path:

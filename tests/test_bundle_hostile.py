@@ -29,7 +29,7 @@ from boundscope.profiler.diagnose import diagnose_path
 from boundscope.profiler.errors import BoundscopeError, UnusableData
 from boundscope.profiler.library import find_sources, list_entries
 
-from .bundle_material import TRAINING, record
+from .bundle_material import PEAK_KIB, TRAINING, record
 
 NASTY = "\x1b[2J\x1b]0;x\x07<img src=x onerror=1>|**b** @octocat `x` \u202egnp.exe"
 UNSAFE = ("bundle-unsafe",)
@@ -204,7 +204,8 @@ def within_bounds(path: Path, expected: tuple[str, ...]) -> None:
         "except BoundscopeError as error:\n    slug = error.slug\n"
         "own, below = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\n"
         "cpu = own.ru_utime + own.ru_stime + below.ru_utime + below.ru_stime\n"
-        "print(slug, cpu, own.ru_maxrss)\n"
+        f"{PEAK_KIB}"
+        "print(slug, cpu, peak_kib)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],

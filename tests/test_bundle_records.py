@@ -39,6 +39,8 @@ from boundscope.profiler.errors import UnusableData
 from boundscope.profiler.library import find_sources, list_entries
 from boundscope.profiler.run.load import load_run
 
+from .bundle_material import PEAK_KIB
+
 ROOT = Path(__file__).resolve().parents[1]
 Members = dict[str, bytes]
 STEPS = "run/rank-0-7/steps.jsonl"
@@ -191,8 +193,8 @@ def test_pipes_in_a_run_folder_are_not_waited_for(run: Path, tmp_path: Path) -> 
 
 # --- how much there may be ------------------------------------------------------------------------
 
-PROGRAM = """
-import resource, sys
+PROGRAM = f"""
+import sys
 from pathlib import Path
 from boundscope.profiler.bundle.reading import derive_bundle, open_bundle
 from boundscope.profiler.errors import BoundscopeError
@@ -201,7 +203,8 @@ try:
     derive_bundle(open_bundle(Path(sys.argv[1])))
 except BoundscopeError as error:
     slug = error.slug
-print(slug, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+{PEAK_KIB}
+print(slug, peak_kib)
 """
 MOST_BYTES = 600 << 20
 MOST_S = 60.0
