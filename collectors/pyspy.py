@@ -353,10 +353,10 @@ def _sample_times(held: Held, interval_ns: int) -> Iterator[int]:
 def read_part(path: Path) -> list[Record]:
     """The samples of a recording that outlived its launcher (`stacks-*.part`), in ids of its own.
 
-    Empty where the file is torn or is none of ours.
+    Empty where the file is torn or is none of ours, and where it is a link or in a linked folder.
     """
     match = _PART.fullmatch(path.name)
-    if match is None or not path.is_file():
+    if match is None or path.is_symlink() or path.parent.is_symlink() or not path.is_file():
         return []
     target = Target(int(match[1]), int(match[3]), match[2])
     try:

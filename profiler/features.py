@@ -311,7 +311,9 @@ def read_windows(
 
 
 def _health(item: RankInput) -> list[Warning_]:
-    found = [warning for _, trace in item.traces for warning in check(trace).warnings]
+    line = item.line
+    usual = np.asarray(line.duration_ns[line.calm], np.float64)
+    found = [warning for _, trace in item.traces for warning in check(trace, usual).warnings]
     return [Warning_(w.slug, f"rank {item.data.rank}: {w.text}") for w in found]
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -14,6 +15,9 @@ ENDING_S = 3.0
 """Time that a child gets to end after its test did."""
 HELPERS = ("chromium", "chrome", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python keeps for a whole program on purpose."""
+
+hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("unhurried")  # other programs may slow an example at any time
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from boundscope.profiler.bundle import layout
 from boundscope.profiler.bundle.writing import make_bundle
 from boundscope.profiler.errors import UnusableData
 from boundscope.profiler.library import Source, find_sources, list_entries, trace_near
-from boundscope.profiler.run.load import load_rank
+from boundscope.profiler.run.files import read_records
+from boundscope.profiler.run.load import load_rank, load_run
 
 from .written_run import BEGIN_NS, MS, STEP_MS, STEPS, steps, trace, window, with_window, write_run
 
@@ -77,7 +78,7 @@ def encoded(name: str) -> bytes:
     return b"".join(msgspec.json.encode(record) + b"\n" for record in window(name))
 
 
-def test_a_rank_folder_that_is_a_link_has_no_traces(tmp_path: Path) -> None:
+def test_a_rank_folder_that_is_a_link_is_not_read(tmp_path: Path) -> None:
     # Given: a run beside the served folder, and one in it whose rank is a link to that one's
     other = with_window(tmp_path / "outside")
     folder = write_run(tmp_path / "served" / "run", steps(0, STEPS))
@@ -87,7 +88,22 @@ def test_a_rank_folder_that_is_a_link_has_no_traces(tmp_path: Path) -> None:
     data = load_rank(folder / "rank-1-8")
 
     # Then
-    assert [data.trace_path(one) for one in data.windows] == [None]
+    assert data.steps_seen == 0
+    assert data.windows == []
+    assert len(load_run(folder).ranks) == 1
+
+
+@pytest.mark.parametrize("name", ["rank-0-7/steps.jsonl", "rank-0-7/stacks.jsonl"])
+def test_records_that_are_links_are_not_read(tmp_path: Path, name: str) -> None:
+    # Given: a run beside the served folder, and one in it with a link to that one's records
+    own, other = write_run(tmp_path / "served" / "run"), write_run(tmp_path / "outside")
+    (other / name).write_bytes((other / "rank-0-7" / "steps.jsonl").read_bytes())
+    (own / name).unlink(missing_ok=True)
+    (own / name).symlink_to(other / name)
+
+    # Then
+    assert read_records(other / name).records
+    assert read_records(own / name).records == []
 
 
 def test_a_trace_in_the_ranks_own_folder_is_found_packed_or_not(tmp_path: Path) -> None:

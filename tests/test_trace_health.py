@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from boundscope.profiler.trace import decode, document
@@ -34,11 +36,13 @@ def launches(count: int, lead_us: float = 2.0) -> list[dict[str, Any]]:
 
 
 def health(
-    tmp_path: Path, events: list[dict[str, Any]], unprofiled_step_ns: float | None = None
+    tmp_path: Path,
+    events: list[dict[str, Any]],
+    unprofiled_ns: npt.NDArray[np.float64] | None = None,
 ) -> Health:
     path = tmp_path / "t.json"
     path.write_bytes(msgspec.json.encode({"traceEvents": events, "baseTimeNanoseconds": 10**18}))
-    return check(read_trace(path), unprofiled_step_ns)
+    return check(read_trace(path), unprofiled_ns)
 
 
 def counts(found: Health) -> dict[str, int]:
@@ -148,18 +152,27 @@ def test_the_profilers_own_time_is_named_when_it_matters(tmp_path: Path) -> None
     assert counts(large) == {"profiler-overhead": 1}
 
 
-@pytest.mark.parametrize(("unprofiled_us", "said"), [(95.0, False), (70.0, True), (None, False)])
+@pytest.mark.parametrize(
+    ("unprofiled_us", "said"),
+    [
+        ([95.0] * 20, False),
+        ([70.0] * 20, True),
+        ([70.0] * 17 + [120.0] * 3, False),  # steps of 100 us and more are usual here
+        ([70.0] * 5, False),  # too few to say what is usual
+        (None, False),
+    ],
+)
 def test_steps_that_the_profiler_slows_are_named(
-    tmp_path: Path, unprofiled_us: float | None, said: bool
+    tmp_path: Path, unprofiled_us: list[float] | None, said: bool
 ) -> None:
     steps = [
         {"ph": "X", "cat": "user_annotation", "name": f"ProfilerStep#{i}", "pid": 1, "tid": 1}
         | {"ts": 100.5 * i, "dur": 100.0}
         for i in range(4)
     ]
-    median_ns = unprofiled_us and unprofiled_us * 1000
+    durations = None if unprofiled_us is None else np.array(unprofiled_us) * 1000
 
-    found = health(tmp_path, launches(40) + steps, median_ns)
+    found = health(tmp_path, launches(40) + steps, durations)
 
     assert ("profiler-slows" in counts(found)) is said
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boundscope.profiler.trace import intervals
 from boundscope.profiler.trace.intervals import (
     clip,
     covered,
@@ -19,6 +22,7 @@ from boundscope.profiler.trace.intervals import (
     total,
     union,
     union_of_chosen,
+    union_of_rows,
 )
 
 Pairs = list[tuple[int, int]]
@@ -38,17 +42,17 @@ def arrays(items: Pairs) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def points(intervals: tuple[np.ndarray, np.ndarray]) -> set[int]:
+def points(found: tuple[np.ndarray, np.ndarray]) -> set[int]:
     """The whole numbers that half-open intervals hold: brute force."""
     return {
         p
-        for start, end in zip(*(column.tolist() for column in intervals), strict=True)
+        for start, end in zip(*(column.tolist() for column in found), strict=True)
         for p in range(start, end)
     }
 
 
-def is_union(intervals: tuple[np.ndarray, np.ndarray]) -> bool:
-    starts, ends = intervals
+def is_union(found: tuple[np.ndarray, np.ndarray]) -> bool:
+    starts, ends = found
     return bool(np.all(starts < ends) and np.all(starts[1:] > ends[:-1]))
 
 
@@ -172,18 +176,27 @@ def test_grouping_chosen_rows_gives_the_rows_themselves() -> None:
     assert {key: rows.tolist() for key, rows in groups.items()} == {7: [0, 4], 100_000: [2]}
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-2, 9), st.booleans())))
-def test_the_union_of_chosen_rows_is_that_of_their_intervals(
-    rows: list[tuple[int, int, bool]],
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(-2, 9), st.booleans())),
+    st.booleans(),
+    st.sampled_from([1, 3, 100]),
+)
+def test_the_union_of_some_rows_is_that_of_their_intervals(
+    rows: list[tuple[int, int, bool]], in_order: bool, block: int
 ) -> None:
+    rows = sorted(rows) if in_order else rows
     start = np.array([s for s, _, _ in rows], np.int64)
     length = np.array([d for _, d, _ in rows], np.int64)
     chosen = np.array([c for _, _, c in rows], np.bool_)
 
-    found = union_of_chosen(start, length, np.flatnonzero(chosen))
+    with mock.patch.object(intervals, "_BLOCK_ROWS", block):
+        by_rows = union_of_chosen(start, length, np.flatnonzero(chosen))
+        by_mask = union_of_rows(start, length, chosen)
 
     covered = {t for s, d, c in rows if c for t in range(s, s + d)}
-    assert total(found) == len(covered)
+    assert points(by_rows) == points(by_mask) == covered
+    assert is_union(by_rows)
+    assert is_union(by_mask)
 
 
 @given(st.lists(st.integers(0, 5)))

@@ -18,7 +18,7 @@ from ... import __version__
 from ..diagnose import diagnose_features
 from ..diagnosis import Diagnosis
 from ..errors import BoundscopeError, UnusableData, UsageError
-from ..library import Source, derive_source, stored_diagnosis
+from ..library import Source, current_diagnosis, derive_source
 from ..redact import Known, Redactor
 from ..redact.diagnosis import redacted_diagnosis
 from ..redact.records import ALLOWED_VARIABLES
@@ -160,14 +160,13 @@ def _bundle_run(
 
 
 def _diagnosis_of(run: Run) -> Diagnosis:
-    """Diagnose as `boundscope diagnose` would; of large traces, take what is kept with the run.
-
-    What is kept may be an older version's: where it costs little it is made anew.
+    """Diagnose as `boundscope diagnose` would; of large traces, take what is kept with the run,
+    where this version made it.
     """
     source = Source(run.folder.name, run.folder, "run")
     paths = [rank.trace_path(window) for rank in run.ranks for window in rank.windows]
     size = sum(_unpacked_estimate(path) for path in paths if path is not None)
-    kept = stored_diagnosis(source) if size > CHECKED_BYTES else None
+    kept = current_diagnosis(source) if size > CHECKED_BYTES else None
     if kept is not None and kept.run.status == run.status:
         return kept
     return diagnose_features(derive_source(source))
@@ -240,15 +239,15 @@ def _take_records(
     for need, packed, source, path in sized:
         size = packed + BYTES_PER_MEMBER
         if need > 0 and taken + size > (room if need <= ALWAYS else limit):
-            work.leave(_what(source, work.redactor), "it did not fit")
+            work.leave(_what(source, path, work.redactor), "it did not fit")
             continue
         rest = RecordBudget(budget.left)
         if source is not None and check_records(path, rest):
-            work.leave(_what(source, work.redactor), "it has more records than a bundle may")
+            work.leave(_what(source, path, work.redactor), "it has more records than a bundle may")
             continue
         budget = rest
         taken += size
-        work.add(path, _what(source, work.redactor))
+        work.add(path, _what(source, path, work.redactor))
     if taken > room:
         raise UsageError(
             "bundle-too-small",
@@ -266,9 +265,9 @@ def _need(source: RecordSource | None, named: set[int | None]) -> int:
     return NEED.get(source.collector, LEAST)
 
 
-def _what(source: RecordSource | None, redactor: Redactor) -> str:
+def _what(source: RecordSource | None, path: Path, redactor: Redactor) -> str:
     if source is None:
-        return "manifest and roofs of the run"
+        return "manifest of the run" if path.name == FILE_NAME else "roofs of its machine"
     if source.rank is not None:
         kind = "stack samples" if source.collector else "steps"
         return f"{kind} of rank {source.rank}"

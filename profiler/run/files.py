@@ -35,11 +35,14 @@ class RecordFile:
 def read_records(path: Path, take: Callable[[Record], bool] | None = None) -> RecordFile:
     """Read `path`; a file that is gone or unreadable counts as empty.
 
+    So does a link, and what lies in a linked folder: nothing that writes a run makes one, and a run
+    that somebody sent may link to any file.
+
     A record for which `take` returns True is not kept: so the spans of a long run need not all
     lie in memory as Python objects.
     """
     result = RecordFile(path, None)
-    if not os.path.isfile(path):
+    if path.is_symlink() or path.parent.is_symlink() or not os.path.isfile(path):
         return result
     try:
         with path.open("rb") as file:

@@ -35,7 +35,12 @@ ZERO_SHARE = 0.01
 OVERHEAD_SHARE = 0.05
 """The profiler's own time within the window: from 5 % on it can turn a verdict."""
 SLOWED_SHARE = 0.10
-"""Profiled steps against unprofiled ones."""
+"""Profiled steps against unprofiled ones, median against median."""
+MIN_UNPROFILED = 10
+"""Fewer unprofiled steps do not say what is usual."""
+USUAL_QUANTILE = 0.9
+"""Steps differ by themselves: the median of three profiled ones is above this quantile of the
+others by chance in 3 windows of 100, that of five in 1."""
 
 _SAMPLE = 4096
 
@@ -89,8 +94,9 @@ class Health:
     confidence: float
 
 
-def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
-    """Check a trace; `unprofiled_step_ns` is the median step outside the profiler where known."""
+def check(trace: Trace, unprofiled_ns: npt.NDArray[np.float64] | None = None) -> Health:
+    """Check a trace; `unprofiled_ns` are the durations of the steps outside the profiler, where
+    they are known."""
     found = list(trace.warnings)
     work = device_work(trace)
     if work.any():
@@ -98,7 +104,7 @@ def check(trace: Trace, unprofiled_step_ns: float | None = None) -> Health:
     else:
         found += _unseen(trace)
     found += _overhead(trace)
-    found += _slowed(trace, unprofiled_step_ns)
+    found += _slowed(trace, unprofiled_ns)
     if len(trace.events) and _coarse(trace):
         found.append(
             TraceWarning(
@@ -235,13 +241,17 @@ def _overhead(trace: Trace) -> list[TraceWarning]:
     return [TraceWarning("profiler-overhead", text, int(np.count_nonzero(own)))]
 
 
-def _slowed(trace: Trace, unprofiled_step_ns: float | None) -> list[TraceWarning]:
-    if not unprofiled_step_ns or unprofiled_step_ns <= 0:
+def _slowed(trace: Trace, unprofiled_ns: npt.NDArray[np.float64] | None) -> list[TraceWarning]:
+    if unprofiled_ns is None or len(unprofiled_ns) < MIN_UNPROFILED:
         return []
     steps = find_steps(trace)
     if steps.source not in ("profiler", "optimizer"):
         return []
-    share = float(np.median(steps.end_ns - steps.start_ns)) / unprofiled_step_ns - 1.0
+    profiled = float(np.median(steps.end_ns - steps.start_ns))
+    usual = float(np.median(unprofiled_ns))
+    if usual <= 0 or profiled <= np.quantile(unprofiled_ns, USUAL_QUANTILE):
+        return []
+    share = profiled / usual - 1.0
     if share <= SLOWED_SHARE:
         return []
     text = f"Steps under the profiler take {share:.0%} longer than the others."

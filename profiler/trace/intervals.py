@@ -47,14 +47,48 @@ def union_of_rows(
 
     In blocks: the result takes memory, the rows do not.
     """
-    parts = []
+    parts: list[Union] = []
     for begin in range(0, len(start_ns), _BLOCK_ROWS):
         block = slice(begin, begin + _BLOCK_ROWS)
         starts, lengths = start_ns[block], duration_ns[block]
         if chosen is not None:
             starts, lengths = starts[chosen[block]], lengths[chosen[block]]
-        parts.append(union(starts, starts + lengths))
-    return union_of(parts)
+        _append(parts, union(starts, starts + lengths))
+    return _one_after_another(parts)
+
+
+def _append(parts: list[Union], part: Union) -> None:
+    """Add a union to those of earlier rows, less what they cover.
+
+    All of them stay disjoint, and in order of time, where the rows are: where they are not, what
+    is found so far and `part` become one.
+    """
+    if not len(part[0]):
+        return
+    if not parts:
+        parts.append(part)
+        return
+    starts, ends = parts[-1]
+    if part[0][0] < starts[-1]:
+        parts[:] = [union_of([*parts, part])]
+        return
+    reach = ends[-1]
+    first = int(np.searchsorted(part[1], reach, side="right"))
+    if first < len(part[0]) and part[0][first] <= reach:
+        ends[-1] = part[1][first]
+        first += 1
+    if first < len(part[0]):
+        parts.append((part[0][first:], part[1][first:]))
+
+
+def _one_after_another(parts: list[Union]) -> Union:
+    """Return disjoint unions, in order of time, as one; empties the list."""
+    if len(parts) < 2:
+        return parts.pop() if parts else EMPTY
+    starts = np.concatenate([part[0] for part in parts])
+    ends = [part[1] for part in parts]
+    parts.clear()
+    return starts, np.concatenate(ends)
 
 
 def total(intervals: Union) -> int:
@@ -263,12 +297,12 @@ def _nest_one_by_one(start: Int64, end: Int64) -> Nesting:
 
 def union_of_chosen(start_ns: Int64, duration_ns: Int64, rows: npt.NDArray[np.integer]) -> Union:
     """Return the union of some rows of a table; in blocks, as `union_of_rows`."""
-    parts = []
+    parts: list[Union] = []
     for begin in range(0, len(rows), _BLOCK_ROWS):
         block = rows[begin : begin + _BLOCK_ROWS]
         starts = start_ns[block]
-        parts.append(union(starts, starts + duration_ns[block]))
-    return union_of(parts)
+        _append(parts, union(starts, starts + duration_ns[block]))
+    return _one_after_another(parts)
 
 
 def union_of(parts: Sequence[Union]) -> Union:
