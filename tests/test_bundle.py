@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from boundscope.collectors.records import Gap
-from boundscope.profiler.bundle import layout
+from boundscope.profiler.bundle import layout, writing
 from boundscope.profiler.bundle.reading import derive_bundle, derive_staged, open_bundle
 from boundscope.profiler.bundle.summary import AIM, MAX_COMMENT, escaped
 from boundscope.profiler.bundle.writing import make_bundle
@@ -311,6 +311,33 @@ def test_an_older_run_without_roofs_is_not_judged_by_the_readers_machine(
     features = derive_staged(bundle.folder, "finished")
 
     assert all(rank.roofs is None for rank in features.ranks)
+
+
+@pytest.mark.parametrize("by_this_version", [True, False])
+def test_of_large_traces_only_this_versions_diagnosis_is_taken_as_it_is(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_this_version: bool
+) -> None:
+    # Given: a kept diagnosis that says something else than the data do
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    monkeypatch.setattr(writing, "CHECKED_BYTES", 0)
+    kept = json.loads((folder / "diagnosis.json").read_bytes())
+    kept["verdict"]["headline"] = "As it was kept."
+    kept["program"] = kept["program"] if by_this_version else "another"
+    (folder / "diagnosis.json").write_text(json.dumps(kept))
+
+    # When
+    made = make_bundle(folder, tmp_path / "x.boundscope.zip")
+
+    # Then
+    assert (made.diagnosis.verdict.headline == "As it was kept.") is by_this_version
+
+
+def test_every_member_is_named_apart(run: Path, tmp_path: Path) -> None:
+    made = make_bundle(run, tmp_path / "x.boundscope.zip")
+
+    said = [member.what for member in made.manifest.members if "rank" not in member.what]
+    assert len(said) == len(set(said))
 
 
 def test_a_bundle_is_not_bundled_again(run: Path, tmp_path: Path) -> None:
