@@ -28,6 +28,7 @@ _BY_NAME: dict[str, Category] = {
     "hip_runtime": Category.RUNTIME,
     "xpu_runtime": Category.RUNTIME,
     "xpu_driver": Category.DRIVER,
+    "xpu_sync": Category.SYNC,
     "mtia_runtime": Category.RUNTIME,
     "glow_runtime": Category.RUNTIME,
     "privateuse1_runtime": Category.RUNTIME,
