@@ -11,6 +11,8 @@ STRENGTHS = ("weak", "medium", "strong")
 
 STEPS = 100
 """Of a wrapped run; a plain one takes fewer (see measure.py)."""
+GROWING_STEPS = 800
+"""Memory is read once a second: growth shows after several, in steps of 13 ms and more."""
 
 UNTUNED_FAMILIES = frozenset(
     {"transformer", "vae", "graph", "reinforce", "accumulate", "ddp-attention"}
@@ -336,7 +338,7 @@ def all_cases() -> list[Case]:
         rest = {"kind": "two-causes", "bound": bounds[0], "quick": family == "vae"}
         cases.append(_case(family, cause, options, removals, **rest))
     for family, options in (("graph", "--keep-outputs"), ("mlp", "--keep-outputs")):
-        rest = {"kind": "growth", "bound": ""}
+        rest = {"kind": "growth", "bound": "", "steps": GROWING_STEPS}
         cases.append(_case(family, "growth", options, ("compute",), **rest))
     for family, cause, options, steps, needs in BAD_INPUT:
         rest = {"kind": "bad-input", "bound": "", "steps": steps, "needs": needs}

@@ -7,7 +7,7 @@ itself needs at least.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,14 +75,29 @@ def touch_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def without_arithmetic(model: nn.Module) -> None:
-    """Compute removed: every linear layer, convolution and attention of `model` only touches."""
+    """Compute removed: every linear layer, convolution and attention of `model` only touches.
+
+    In training alone: validation is a limit of its own, and stays as it is.
+    """
     for layer in model.modules():
         replaced: Any = layer
         if isinstance(layer, nn.Linear):
-            replaced.forward = partial(touch_linear, layer)
+            replaced.forward = in_training(layer, partial(touch_linear, layer), layer.forward)
         elif isinstance(layer, nn.Conv2d):
-            replaced.forward = partial(touch_convolution, layer)
+            touching = partial(touch_convolution, layer)
+            replaced.forward = in_training(layer, touching, layer.forward)
         elif hasattr(layer, "attend"):
-            replaced.attend = touch_attention
+            replaced.attend = in_training(layer, touch_attention, replaced.attend)
         elif hasattr(layer, "product"):
-            replaced.product = touch_product
+            replaced.product = in_training(layer, touch_product, replaced.product)
+
+
+def in_training(
+    layer: nn.Module, replaced: Callable[..., torch.Tensor], own: Callable[..., torch.Tensor]
+) -> Callable[..., torch.Tensor]:
+    """`replaced` while the layer trains, its `own` call while it is evaluated."""
+
+    def forward(*operands: torch.Tensor) -> torch.Tensor:
+        return replaced(*operands) if layer.training else own(*operands)
+
+    return forward
