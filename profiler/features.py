@@ -312,7 +312,8 @@ def read_windows(
 
 def _health(item: RankInput) -> list[Warning_]:
     line = item.line
-    usual = np.asarray(line.duration_ns[line.calm], np.float64)
+    # Of a CPU training the profiler's cost is measured and taken off (`event_overhead`).
+    usual = np.asarray(line.duration_ns[line.calm], np.float64) if item.on_device else None
     found = [warning for _, trace in item.traces for warning in check(trace, usual).warnings]
     return [Warning_(w.slug, f"rank {item.data.rank}: {w.text}") for w in found]
 
