@@ -87,7 +87,7 @@ RIVALS = {
     "recurrent": ("host",),
     "recommender": ("compute", "memory"),
     "vae": ("compute", "memory"),
-    "graph": ("compute",),
+    "graph": ("compute", "memory"),
     "reinforce": ("host", "input"),
     "accumulate": ("compute",),
     "ddp": ("compute", "network"),
@@ -309,7 +309,7 @@ def _case(family: str, cause: str, options: str, removals: Iterable[str], **rest
 
 
 def _planted(one: Planted) -> list[Case]:
-    worth = {"network": ("network", "imbalance"), "memory": ("memory", "compute")}
+    worth = {"network": ("network", "imbalance")}
     rivals = [r for r in RIVALS[one.family] if one.bound in worth.get(r, (one.bound,))]
     removals = one.removals or (one.bound, *rivals)
     return [
@@ -339,7 +339,7 @@ def all_cases() -> list[Case]:
         cases.append(_case(family, cause, options, removals, **rest))
     for family, options in (("graph", "--keep-outputs"), ("mlp", "--keep-outputs")):
         rest = {"kind": "growth", "bound": "", "steps": GROWING_STEPS}
-        cases.append(_case(family, "growth", options, ("compute",), **rest))
+        cases.append(_case(family, "growth", options, RIVALS[family], **rest))
     for family, cause, options, steps, needs in BAD_INPUT:
         rest = {"kind": "bad-input", "bound": "", "steps": steps, "needs": needs}
         cases.append(
