@@ -77,6 +77,68 @@ def op_named(name: str, passes: int) -> OpTime:
     return replace(elementwise(name, passes), family=family(name))
 
 
+# -- embeddings and indices ---------------------------------------------------------------------
+
+
+def shaped(name: str, dims: str, passes: int) -> OpTime:
+    return replace(op_named(name, passes), dims=dims)
+
+
+LOOKUP = shaped("aten::index_select", "[40000, 64], [512]", 1)
+GRADIENT = shaped("aten::embedding_dense_backward", "[512, 64], [512]", 4)
+FILL = shaped("aten::fill_", "[40000, 64]", 30)
+UPDATE = shaped("aten::add_", "[40000, 64], [40000, 64]", 15)
+OTHER = shaped("aten::mul", "[512, 512], [512, 512]", 10)
+PRODUCT = product("[512, 512], [512, 512]", 0.9)
+
+
+def test_a_dense_gradient_of_an_embedding_is_a_finding_of_its_own() -> None:
+    ops = [FILL, UPDATE, GRADIENT, OTHER, LOOKUP, PRODUCT]
+    rank = with_shares(rank_of(ops, "memory"), memory=0.6, compute=0.4)
+
+    found = diagnosed(rank).findings
+
+    dense = next(f for f in found if f.id == "dense-embedding-gradient")
+    # 49 of 60 ms of the memory slot, all but the 512 rows of 40,000
+    assert dense.saving.mid == pytest.approx(0.6 * 49 / 60 * (1 - 512 / 40_000), abs=1e-3)
+    assert value(dense, "memory.rows_used") == pytest.approx(512 / 40_000, abs=1e-4)
+    assert "sparse=True" in dense.fixes[0].snippet
+    rest = next(f for f in found if f.id == "elementwise-bandwidth")
+    assert rest.saving.mid <= 0.6 * 11 / 60
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        [shaped("aten::index_select", "[40000, 64], [30000]", 1)],  # most rows are used
+        [LOOKUP, replace(PRODUCT, dims="[512, 64], [64, 40000]")],  # tied to the output layer
+        [shaped("aten::index_select", "", 1)],  # no shapes
+    ],
+    ids=["most rows used", "tied", "no shapes"],
+)
+def test_a_gradient_that_is_dense_for_a_reason_is_none(ops: list[OpTime]) -> None:
+    all_ops = [FILL, UPDATE, GRADIENT, OTHER, PRODUCT, *ops]
+    rank = with_shares(rank_of(all_ops, "memory"), memory=0.6, compute=0.4)
+
+    assert "dense-embedding-gradient" not in {f.id for f in diagnosed(rank).findings}
+
+
+@pytest.mark.parametrize(
+    ("looked_up", "advised"), [("[512, 256]", True), ("[64, 64]", False)], ids=["lookup", "other"]
+)
+def test_the_gradient_of_rows_chosen_by_an_index_is_named(looked_up: str, advised: bool) -> None:
+    # An assignment to x[index] has the same op: without a lookup in such a tensor it may be one.
+    put = shaped("aten::_index_put_impl_", "[512, 256], [2048, 256]", 30)
+    ops = [put, shaped("aten::index", looked_up, 7), PRODUCT]
+    rank = with_shares(rank_of(ops, "memory"), memory=0.6, compute=0.4)
+
+    found = next(f for f in diagnosed(rank).findings if f.id == "copy-bandwidth")
+
+    assert ("index_select" in found.fixes[0].snippet) is advised
+    said = {evidence.quantity for evidence in found.evidence}
+    assert ("memory.indexed_gradient" in said) is advised
+
+
 # -- host -------------------------------------------------------------------------------------
 
 
@@ -298,6 +360,7 @@ MADE: list[tuple[Callable[[], RankFeatures], str]] = [
         (lambda name=name: rank_of([op_named(name, 30)], "memory"), id_)  # type: ignore[misc]
         for name, id_, _ in FAMILIES
     ],
+    (lambda: rank_of([FILL, UPDATE, GRADIENT, LOOKUP], "memory"), "dense-embedding-gradient"),
     (lambda: rank_of([], "host"), "python-in-loop"),
     (_tiny, "tiny-ops"),
     (_garbage, "garbage-collection"),

@@ -296,3 +296,11 @@ def test_what_is_stored_shows_no_folder_and_no_name_of_the_machine(tmp_path: Pat
     assert sum(sizes) <= store.MAX_RUN_BYTES
     before, after = judge.judge_folder(run)[0], judge.judge_folder(tmp_path / "again")[0]
     assert after.bound == before.bound
+
+
+def test_what_is_left_when_only_the_host_works_is_what_it_would_save() -> None:
+    found = score.savings({"plain": [10.0, 12.0], "only-host": [1.0, 1.5], "input": [9.0, 9.0]})
+
+    assert found["host"].mid == pytest.approx(1.25 / 11, abs=1e-4)
+    assert found["input"].mid == pytest.approx(1 - 9 / 11, abs=1e-4)
+    assert "only-host" not in found

@@ -220,6 +220,20 @@ def test_in_a_tie_with_arithmetic_the_avoidable_slot_is_named() -> None:
     assert diagnosis.verdict.bound == "input"
 
 
+def test_in_a_tie_with_arithmetic_memory_is_named_where_less_data_can_be_moved() -> None:
+    case = Evidenced(make_features(make_rank(0, 50, compute=0.44, memory=0.43, host=0.13)))
+
+    def bound(low: float) -> str:
+        finding = Finding(
+            "elementwise-bandwidth", "memory", Saving(low, 0.3, 0.4), 1.4, [], [], [], ""
+        )
+        return judge(case, [finding]).bound
+
+    assert bound(0.2) == "memory"
+    assert bound(0.05) == "balanced"  # what can go may be next to nothing
+    assert judge(case, []).bound == "balanced"
+
+
 def test_many_small_slots_are_balanced() -> None:
     shares = {"compute": 0.28, "memory": 0.2, "host": 0.18, "input": 0.17, "storage": 0.17}
 

@@ -26,7 +26,7 @@ from .cases import UNTUNED_FAMILIES, Case, all_cases
 from .judge import by_case, read_timings, score_case
 from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure
 from .report import table, write
-from .score import Row
+from .score import ONLY_HOST, Row
 from .store import store
 
 PAGE = ROOT / "docs" / "accuracy.md"
@@ -89,7 +89,9 @@ def variants(case: Case) -> list[str]:
     """Bad input is only recorded: there is nothing to remove."""
     if case.needs == "link" and not can_link():
         return []
-    return [WRAPPED] if case.kind == "bad-input" else [PLAIN, *case.removals, WRAPPED]
+    if case.kind == "bad-input":
+        return [WRAPPED]
+    return [PLAIN, *case.removals, *([ONLY_HOST] if case.only_host else []), WRAPPED]
 
 
 def _line(timing: Timing) -> str:

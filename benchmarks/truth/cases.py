@@ -41,7 +41,8 @@ class Case:
     """One row of the table.
 
     `arguments` go to the family's script; `removals` are those that are measured, the planted
-    cause's own first. `bound` is what was planted ("" where nothing was, or where it takes no
+    cause's own first. `only_host`: what the host costs is measured, too, by leaving
+    nothing else. `bound` is what was planted ("" where nothing was, or where it takes no
     time), `needs` what the machine must offer ("link": namespaces and tc).
     """
 
@@ -56,6 +57,7 @@ class Case:
     needs: str = ""
     quick: bool = False
     kind: Kind = "planted"
+    only_host: bool = False
 
     @property
     def name(self) -> str:
@@ -332,6 +334,7 @@ def all_cases() -> list[Case]:
     for family in HEALTHY:
         quick = family == QUICK_HEALTHY
         rest = {"kind": "healthy", "bound": "", "quick": quick}
+        rest["only_host"] = not family.startswith("ddp")
         cases.append(_case(family, "plain", "", (*RIVALS[family], "input"), **rest))
     for family, cause, options, bounds in TWO_CAUSES:
         removals = (*bounds, "compute")

@@ -18,6 +18,7 @@ import msgspec
 
 from ..quiet import BUSY_CORES, Others, wait_until_quiet
 from .cases import Case
+from .score import ONLY_HOST
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = Path("benchmarks/truth/families")
@@ -31,11 +32,14 @@ TIMEOUT_S = 180.0
 ENDING_S = 25.0
 WRAPPED = "wrapped"
 PLAIN = "plain"
+CALLS_ALONE = ("--remove", "input", "--size", "0.02")
+"""Layers a few numbers wide, or none, on resident batches: the same calls, next to no work."""
 
 
 class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One run: which case, which variant ("plain", "wrapped" or the removed bound), its step time.
+    """One run: which case, which variant, its step time.
 
+    Variants are "plain", "wrapped", the removed bound, and "only-host": all but the host removed.
     `others` is how many cores other processes used meanwhile; `run` the run folder's name;
     `error` the end of the script's own words where it failed.
     """
@@ -114,7 +118,10 @@ def run_once(case: Case, variant: str, repeat: int, runs: Path) -> Timing:
             command += [*wrap, *script_of(case, case.steps, times)]
         else:
             command += script_of(case, PLAIN_STEPS, times)
-            command += ["--remove", variant] if variant != PLAIN else []
+            if variant == ONLY_HOST:
+                command += CALLS_ALONE
+            elif variant != PLAIN:
+                command += ["--remove", variant]
         with beside(case):
             others = Others()
             error = end_of(command)

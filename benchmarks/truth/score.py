@@ -20,6 +20,8 @@ AVOIDABLE = ("input", "host", "network", "imbalance", "storage", "evaluation")
 ALARM = 0.10
 """A finding that promises at least so much of a healthy run, of which less is there, is a false
 alarm."""
+ONLY_HOST = "only-host"
+"""A run of which only the host's part is left: it takes what removing the host would save."""
 LOW_CONFIDENCE = 0.5
 """A verdict on a run that does not bear one must be `unknown` or stay below."""
 GROWTH = "growth"
@@ -75,11 +77,22 @@ def savings(timings: dict[str, list[float]]) -> dict[str, Saved]:
     for variant, times in timings.items():
         if variant in ("plain", "wrapped") or not times or not plain:
             continue
-        mid = 1 - statistics.median(times) / statistics.median(plain)
-        pairs = [1 - after / before for before, after in zip(plain, times, strict=False)]
+        bound, saved = variant, _removed
+        if variant == ONLY_HOST:
+            bound, saved = "host", _left
+        mid = saved(statistics.median(plain), statistics.median(times))
+        pairs = [saved(before, after) for before, after in zip(plain, times, strict=False)]
         low, high = min([*pairs, mid]), max([*pairs, mid])
-        found[variant] = Saved(round(mid, 4), round(low, 4), round(high, 4), len(times))
+        found[bound] = Saved(round(mid, 4), round(low, 4), round(high, 4), len(times))
     return found
+
+
+def _removed(before: float, after: float) -> float:
+    return 1 - after / before
+
+
+def _left(before: float, after: float) -> float:
+    return after / before
 
 
 def best_of(measured: dict[str, Saved]) -> tuple[str, float]:

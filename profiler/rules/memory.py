@@ -16,6 +16,7 @@ from ..hot_lines import hot_lines
 from ..text import milliseconds, percent, scaled
 from ..trace.host import OpTime
 from ._device import copy_shares, idle_shares, told
+from ._embedding import Table, dense_tables, on_table, shapes_of
 from ._optimizer import update_fixes
 from ._types import bf16_gain, wide_type
 from .base import MIN_SHARE, Evidenced, place, removable
@@ -29,6 +30,7 @@ FINDINGS = (
     "reduction-bandwidth",
     "copy-bandwidth",
     "data-bandwidth",
+    "dense-embedding-gradient",
 )
 
 NAMED = frozenset({"elementwise", "optimizer", "embedding", "norm", "softmax", "reduction", "copy"})
@@ -42,6 +44,10 @@ CHAINS = 3
 
 LARGE_BYTES = 256 * 1024
 """Smaller tensors stay in a cache between two ops (level 2 holds 0.5 to 2 MB a core)."""
+
+INDEXED = ("aten::_index_put_impl_", "aten::index_put_")
+INDEXED_SHARE = 1 / 3
+"""Of the time that moves data: below that other advice comes first."""
 
 FUSION_UNCERTAINTY = 0.35
 """Relative width of the interval of what fusion saves: 65 % predicted for elementwise_chain, 42 %
@@ -65,9 +71,61 @@ def find(case: Evidenced) -> list[Finding]:
     copied = min(share - stalled, share * copied / held if held else 0.0)
     if ops and _families(ops)[0][0] == "copy":
         copied = 0.0  # one finding for both
-    parts = [(share - stalled - copied, partial(_by_ops, case, rank, ops))]
+    by_ops = share - stalled - copied
+    tables = dense_tables(rank)
+    dense = [op for op in ops if on_table(op, tables)]
+    on_tables = by_ops * _part(dense, ops)
+    if on_tables < MIN_SHARE:
+        dense, on_tables = [], 0.0
+    rest = [op for op in ops if op not in dense]
+    parts = [(on_tables, partial(_on_tables, case, rank, dense, tables))]
+    parts.append((by_ops - on_tables, partial(_by_ops, case, rank, rest)))
     parts.append((copied, partial(_copied, case, rank)))
     return told(parts, always=stalled < MIN_SHARE)
+
+
+def _part(some: list[OpTime], ops: list[OpTime]) -> float:
+    """The share of the ops' time that some of them take."""
+    work = sum(op.work_ns for op in ops)
+    return sum(op.work_ns for op in some) / work if work else 0.0
+
+
+def _on_tables(
+    case: Evidenced, rank: RankFeatures, dense: list[OpTime], tables: list[Table], share: float
+) -> Finding:
+    """Ops over whole tables of which a step uses some rows: what the other rows take goes."""
+    work = sum(op.work_ns for op in dense)
+    unused = sum(op.work_ns * table.unused_share for op in dense if (table := on_table(op, tables)))
+    table = max(tables, key=lambda table: table.rows * table.width)
+    spent = share * float(rank.step_ms.mean())
+    lines = hot_lines(case.features.run, rank.data.pid, "rest")
+    return case.finding(
+        id="dense-embedding-gradient",
+        bound="memory",
+        share=share * unused / work,
+        title="An embedding's gradient is dense: the whole table is written and updated",
+        evidence=[
+            Evidence(
+                f"a step looks up {table.used:,} of the {table.rows:,} rows of the table "
+                f"[{table.rows}, {table.width}]",
+                "memory.rows_used",
+                round(table.used / table.rows, 4),
+                "share",
+                "trace",
+            ),
+            Evidence(
+                f"{milliseconds(spent)} of every step goes over such tables as a whole, "
+                f"{dense[0].label} most",
+                "memory.table_ms",
+                round(spent, 4),
+                "ms",
+                "trace",
+            ),
+        ],
+        where=[Place(rank=rank.rank, op=dense[0].name, kernel=dense[0].kernel or None)]
+        + [place(line, rank.rank) for line in lines],
+        fixes=[_SPARSE, *update_fixes(rank, dense)],
+    )
 
 
 def _by_ops(case: Evidenced, rank: RankFeatures, ops: list[OpTime], share: float) -> Finding:
@@ -165,9 +223,20 @@ def _tensor_bytes(op: OpTime) -> float:
     return 4.0 * max(sizes, default=0) if op.bytes > 0 else 0.0
 
 
-def _dense_gradient(ops: Sequence[OpTime]) -> bool:
-    """Whether an embedding's whole table gets a gradient in every step."""
-    return any("embedding_dense_backward" in op.name for op in ops)
+def indexed_gradient(ops: Sequence[OpTime]) -> float:
+    """The share of the ops' time that goes into gradients of `x[index]`.
+
+    They are written by the op that an assignment to `x[index]` has, too: a lookup of that kind in
+    a tensor of that shape tells them apart.
+    """
+    looked_up = {shapes[0] for op in ops if op.name == "aten::index" and (shapes := shapes_of(op))}
+    put = [
+        op
+        for op in ops
+        if op.name in INDEXED and (shapes := shapes_of(op)) and shapes[0] in looked_up
+    ]
+    work = sum(op.work_ns for op in ops)
+    return sum(op.work_ns for op in put) / work if work else 0.0
 
 
 def _evidence(rank: RankFeatures, ops: list[OpTime]) -> list[Evidence]:
@@ -196,15 +265,11 @@ def _evidence(rank: RankFeatures, ops: list[OpTime]) -> list[Evidence]:
         if rate > roof:
             text += "; what is above that came out of the caches"
         evidence.append(Evidence(text, "memory.roof", round(roof, 1), "B/s", "metrics"))
-    if _dense_gradient(ops):
+    indexed = indexed_gradient(ops)
+    if indexed >= INDEXED_SHARE:
+        text = f"{percent(indexed)} of that time is the gradient of rows chosen by x[index]"
         evidence.append(
-            Evidence(
-                "an embedding's gradient is dense: all rows are written, whatever was looked up",
-                "memory.dense_gradient",
-                1,
-                "1",
-                "trace",
-            )
+            Evidence(text, "memory.indexed_gradient", round(indexed, 4), "share", "trace")
         )
     return evidence
 
@@ -217,7 +282,6 @@ def _families(ops: list[OpTime]) -> list[tuple[str, float]]:
 
 
 def _fixes(rank: RankFeatures, family: str, ops: Sequence[OpTime] = ()) -> list[Fix]:
-    dense = _dense_gradient(ops)
     fuse = Fix(
         "Fuse the chain, so that each value is read and written once",
         "torch.compile makes one loop of a chain of element-wise ops; it needs a C++ compiler on "
@@ -230,17 +294,13 @@ def _fixes(rank: RankFeatures, family: str, ops: Sequence[OpTime] = ()) -> list[
         "x.mul_(scale).add_(shift).relu_()",
     )
     narrow = _narrow(rank, ops)
-    if family == "embedding" or dense:
-        sparse = Fix(
-            "Update only the rows that were used",
-            "A dense gradient touches the whole table in every step.",
-            "nn.Embedding(rows, width, sparse=True)  # with SparseAdam or SGD",
-        )
-        return [sparse, *(narrow if family == "embedding" else [*update_fixes(rank, ops), fuse])]
+    if family == "embedding":
+        return [_SPARSE, *narrow]
     if family == "optimizer":
         return update_fixes(rank, ops)
     if family == "copy":
-        return [_COPY_LESS, *narrow]
+        chosen = [_CHOOSE] if indexed_gradient(ops) >= INDEXED_SHARE else []
+        return [*chosen, _COPY_LESS, *narrow]
     return [fuse, in_place, *narrow]
 
 
@@ -258,6 +318,18 @@ def _narrow(rank: RankFeatures, ops: Sequence[OpTime]) -> list[Fix]:
         )
     ]
 
+
+_SPARSE = Fix(
+    "Update only the rows that were used",
+    "A dense gradient touches the whole table in every step.",
+    "nn.Embedding(rows, width, sparse=True)  # with SparseAdam or SGD",
+)
+
+_CHOOSE = Fix(
+    "Choose rows with index_select",
+    "The gradient of x[index] is put together element by element, that of index_select row by row.",
+    "rows = x.index_select(0, index)  # instead of x[index]",
+)
 
 _COPY_LESS = Fix(
     "Copy less: keep one layout",

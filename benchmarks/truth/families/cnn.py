@@ -29,7 +29,7 @@ def network(width: int) -> nn.Module:
 def main() -> None:
     args = options(__doc__).parse_args()
     job = Job(args)
-    core = network(int(32 * args.size))
+    core = network(max(1, int(32 * args.size)))
     if job.without("compute"):
         without_arithmetic(core)
     model = job.surround(core)
