@@ -18,8 +18,8 @@ from .diagnose import find_roofs
 from .diagnosis import Diagnosis
 from .errors import UnusableData
 from .features import Features, derive, derive_from
+from .kept import read_diagnosis
 from .program import fingerprint
-from .run.files import read_whole
 from .run.load import RANK_FOLDER, RankData, Run, load_rank, load_run
 from .run.manifest import FILE_NAME, read_manifest
 from .run.status import effective_status, newest_record_ns
@@ -258,10 +258,7 @@ def stored_diagnosis(source: Source) -> Diagnosis | None:
     newest = newest_record_ns(source.path)
     if source.kind != "run" or _mtime_ns(path) + COPY_SLACK_NS < newest:
         return None
-    try:
-        return msgspec.json.decode(read_whole(path), type=Diagnosis)
-    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    return read_diagnosis(path)
 
 
 class _MadeBy(msgspec.Struct):

@@ -145,6 +145,21 @@ def test_a_window_that_names_a_file_elsewhere_is_refused(
     assert slug_of(written(tmp_path / "x.boundscope.zip", members)) == "bundle-unsafe"
 
 
+def test_a_trace_that_is_recorded_twice_is_put_in_once(run: Path, tmp_path: Path) -> None:
+    # Given: a window whose line was written twice
+    steps = run / "rank-0-7" / "steps.jsonl"
+    lines = steps.read_bytes().splitlines(keepends=True)
+    again = [line for line in lines if isinstance(decode(line), Window)]
+    steps.write_bytes(b"".join([*lines[:-1], *again, lines[-1]]))
+
+    # When
+    made = make_bundle(run, tmp_path / "x.boundscope.zip")
+
+    # Then
+    assert again
+    assert slug_of(made.path) == ""
+
+
 @pytest.mark.parametrize("kind", ["absolute", "above", "pipe", "link"])
 def test_a_bundle_has_nothing_of_what_a_window_names_elsewhere(
     run: Path, tmp_path: Path, kind: str

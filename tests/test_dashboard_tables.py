@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from boundscope.collectors.records import Frame, Manifest, Memory, SpanKind, Stacks
+from boundscope.profiler.diagnose import diagnose_run
 from boundscope.profiler.diagnosis import SCHEMA, SLOTS, Diagnosis, RunSummary, Verdict
 from boundscope.profiler.features import Features, RankFeatures
 from boundscope.profiler.library import find_sources, list_entries, stored_diagnosis
@@ -27,6 +31,8 @@ from boundscope.profiler.tables.steps import drift, outliers, step_series
 from boundscope.profiler.timeline import PHASES, Timeline, build_timeline
 from boundscope.profiler.trace.collectives import Collective
 from boundscope.profiler.trace.host import OpTime
+
+from .written_run import write_run
 
 MS = 1_000_000
 EMPTY = SpanTable(
@@ -421,4 +427,30 @@ def test_a_diagnosis_older_than_the_records_is_not_taken(tmp_path: Path) -> None
     os.utime(steps, (newer, newer))
 
     # Then
+    assert stored_diagnosis(source) is None
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda kept: kept["breakdown"].update(disk=0.5),
+        lambda kept: kept["ranks"][0]["breakdown"].update(disk=0.5),
+        lambda kept: kept["verdict"].update(confidence=7),
+    ],
+    ids=["slot", "slot of a rank", "share"],
+)
+def test_a_kept_diagnosis_that_no_report_can_show_counts_as_none(
+    tmp_path: Path, edit: Callable[[Any], None]
+) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "diagnosis.json"
+    diagnosis = diagnose_run(folder)
+    path.write_bytes(msgspec.json.encode(diagnosis))
+    (source,) = find_sources([folder])
+    assert stored_diagnosis(source) == diagnosis
+
+    kept = json.loads(path.read_bytes())
+    edit(kept)
+    path.write_text(json.dumps(kept))
+
     assert stored_diagnosis(source) is None

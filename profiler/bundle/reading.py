@@ -7,7 +7,6 @@ when the program ends. Nothing in it is executed; everything that goes wrong is 
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 import tempfile
 import threading
@@ -23,9 +22,10 @@ import msgspec
 
 from ...collectors.records import Manifest
 from ..diagnose import ROOFS_FILE, Diagnosed, find_roofs
-from ..diagnosis import SLOTS, Diagnosis
+from ..diagnosis import Diagnosis
 from ..errors import BoundscopeError, UnusableData
 from ..features import Features, derive, derive_from
+from ..kept import is_sound
 from ..printable import printable_struct
 from ..run.load import Run
 from ..run.manifest import FILE_NAME, read_manifest
@@ -36,9 +36,6 @@ from .layout import BundleManifest, Member
 from .limits import Budget, check_members, check_trace, damaged, not_a_bundle, open_zip, unsafe
 from .record_limits import RecordBudget, check_records
 
-MAX_FINDINGS = 200
-MAX_RANKS = 100_000
-MAX_COUNT = 10**9
 MAX_OPEN = 16
 """Bundles that are kept unpacked at a time; opening another one gives the oldest up."""
 
@@ -217,30 +214,9 @@ def _diagnosis(path: Path, file: zipfile.ZipFile, expected: dict[str, Member]) -
     if member is None or hashlib.sha256(data).hexdigest() != member.sha256:
         raise damaged(path, f"{layout.DIAGNOSIS} is not the one that was put in")
     diagnosis = printable_struct(_decoded(path, layout.DIAGNOSIS, data, Diagnosis))
-    if not _is_sound(diagnosis):
+    if not is_sound(diagnosis):
         raise damaged(path, "its diagnosis is none that boundscope makes")
     return diagnosis
-
-
-def _is_sound(diagnosis: Diagnosis) -> bool:
-    """Whether slots, numbers and lengths are such that every report can show them."""
-    tables = [diagnosis.breakdown, *(rank.breakdown for rank in diagnosis.ranks)]
-    numbers = [diagnosis.verdict.confidence, *(v for table in tables for v in table.values())]
-    for finding in diagnosis.findings:
-        saving = finding.saving
-        numbers += [saving.low, saving.mid, saving.high]
-    # What is a share must be one; what is measured must be a number.
-    shares = all(-0.01 <= number <= 1.01 for number in numbers)
-    others = [item.value for finding in diagnosis.findings for item in finding.evidence]
-    others += [finding.speedup for finding in diagnosis.findings]
-    run = diagnosis.run
-    if run.step_ms is not None:
-        others += [run.step_ms.median, run.step_ms.p90]
-    others += [run.startup_s or 0.0, float(run.steps), float(run.world_size)]
-    known = all(set(table) <= set(SLOTS) for table in tables)
-    counts = 0 <= run.steps < MAX_COUNT and 0 <= run.world_size < MAX_COUNT
-    few = counts and len(diagnosis.findings) <= MAX_FINDINGS and len(diagnosis.ranks) <= MAX_RANKS
-    return shares and all(map(math.isfinite, others)) and known and few
 
 
 def _decoded(path: Path, name: str, data: bytes, kind: type[T]) -> T:

@@ -298,7 +298,7 @@ def _traces_of(run: Run, diagnosis: Diagnosis) -> list[_Trace]:
         if place.rank is not None
     ]
     order = {rank: place for place, rank in reversed(list(enumerate([*named, 0])))}
-    found = []
+    found: dict[str, _Trace] = {}  # by target: records may name a trace twice
     for rank in sorted(run.ranks, key=lambda rank: (order.get(rank.rank, len(order)), rank.rank)):
         for window in sorted(rank.windows, key=lambda window: (-window.steps, window.index)):
             path = rank.trace_path(window)
@@ -306,8 +306,8 @@ def _traces_of(run: Run, diagnosis: Diagnosis) -> list[_Trace]:
                 name = path.name.removesuffix(".gz") + ".gz"
                 target = f"{layout.RUN_FOLDER}/{rank.folder.name}/{name}"
                 what = f"trace window {window.index} of rank {rank.rank}"
-                found.append(_Trace(path, target, what))
-    return found
+                found.setdefault(target, _Trace(path, target, what))
+    return list(found.values())
 
 
 def _surveys(traces: Sequence[_Trace], known: Known, tell: Progress) -> list[Survey | None]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from ...collectors.records import Manifest
-from ..diagnosis import Diagnosis
 from ..errors import UnusableData, UsageError
+from ..kept import read_diagnosis
 from ..run.manifest import FILE_NAME, read_manifest
 from ..run.status import effective_status
 
@@ -57,7 +56,7 @@ def _row(folder: Path) -> Row:
     except UnusableData:
         cells = (NOTHING, folder.name, NOTHING, NOTHING, NOTHING, "unreadable", NOTHING)
         return Row(0, cells)
-    diagnosis = _stored_diagnosis(folder)
+    diagnosis = read_diagnosis(folder / "diagnosis.json")
     run = diagnosis.run if diagnosis is not None else None
     named = folder.name if manifest.name in folder.name else f"{folder.name} ({manifest.name})"
     return Row(
@@ -72,13 +71,6 @@ def _row(folder: Path) -> Row:
             diagnosis.verdict.bound if diagnosis is not None else NOTHING,
         ),
     )
-
-
-def _stored_diagnosis(folder: Path) -> Diagnosis | None:
-    try:
-        return msgspec.json.decode((folder / "diagnosis.json").read_bytes(), type=Diagnosis)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def _when(time_ns: int) -> str:
