@@ -46,12 +46,12 @@ class Convolution(nn.Module):
 
     def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         source, target = edges
-        own = self.own(x)
+        own = self.own(x)  # planted: tiny-ops
         if self.by_product:  # memory removed: the same sums, no message of an edge is written
             ones = torch.ones(len(source))
             return torch.relu(own + Summed.apply(self.message(x), edges, ones))  # type: ignore[no-untyped-call]
-        messages = self.message(x)[source]
-        return torch.relu(own.index_add(0, target, messages))
+        messages = self.message(x)[source]  # planted: tiny-ops
+        return torch.relu(own.index_add(0, target, messages))  # planted: tiny-ops
 
 
 class GraphNetwork(nn.Module):

@@ -69,9 +69,9 @@ class Field(nn.Module):
 
     def chain(self, values: torch.Tensor) -> torch.Tensor:
         for op in range(self.ops):
-            values = (values * 0.99, values + 0.01, values.clamp(0.1, 0.9))[
+            values = (values * 0.99, values + 0.01, values.clamp(0.1, 0.9))[  # planted: field
                 op % 3
-            ]  # planted: field
+            ]
         return values
 
     def forward(self) -> torch.Tensor:

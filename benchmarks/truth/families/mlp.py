@@ -22,8 +22,8 @@ class Member(nn.Module):
         self.second = nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = torch.tanh(self.first(x))
-        return torch.log_softmax(self.second(hidden), dim=1)
+        hidden = torch.tanh(self.first(x))  # planted: tiny-ops
+        return torch.log_softmax(self.second(hidden), dim=1)  # planted: tiny-ops
 
 
 class Ensemble(nn.Module):
