@@ -26,6 +26,11 @@ def read_diagnosis(path: Path) -> Diagnosis | None:
 
 def is_sound(diagnosis: Diagnosis) -> bool:
     """Whether slots, numbers and lengths are such that every report can show them."""
+    run = diagnosis.run
+    counts = 0 <= run.steps < MAX_COUNT and 0 <= run.world_size < MAX_COUNT
+    few = len(diagnosis.findings) <= MAX_FINDINGS and len(diagnosis.ranks) <= MAX_RANKS
+    if not counts or not few:
+        return False
     tables = [diagnosis.breakdown, *(rank.breakdown for rank in diagnosis.ranks)]
     numbers = [diagnosis.verdict.confidence, *(v for table in tables for v in table.values())]
     for finding in diagnosis.findings:
@@ -35,11 +40,8 @@ def is_sound(diagnosis: Diagnosis) -> bool:
     shares = all(-0.01 <= number <= 1.01 for number in numbers)
     others = [item.value for finding in diagnosis.findings for item in finding.evidence]
     others += [finding.speedup for finding in diagnosis.findings]
-    run = diagnosis.run
     if run.step_ms is not None:
         others += [run.step_ms.median, run.step_ms.p90]
-    others += [run.startup_s or 0.0, float(run.steps), float(run.world_size)]
+    others.append(run.startup_s or 0.0)
     known = all(set(table) <= set(SLOTS) for table in tables)
-    counts = 0 <= run.steps < MAX_COUNT and 0 <= run.world_size < MAX_COUNT
-    few = counts and len(diagnosis.findings) <= MAX_FINDINGS and len(diagnosis.ranks) <= MAX_RANKS
-    return shares and all(map(math.isfinite, others)) and known and few
+    return shares and all(map(math.isfinite, others)) and known

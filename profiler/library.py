@@ -20,6 +20,7 @@ from .errors import UnusableData
 from .features import Features, derive, derive_from
 from .kept import read_diagnosis
 from .program import fingerprint
+from .run.files import read_whole
 from .run.load import RANK_FOLDER, RankData, Run, load_rank, load_run
 from .run.manifest import FILE_NAME, read_manifest
 from .run.status import effective_status, newest_record_ns
@@ -278,7 +279,7 @@ def current_diagnosis(source: Source) -> Diagnosis | None:
 
 def _is_current(source: Source) -> bool:
     try:
-        kept = msgspec.json.decode((source.path / DIAGNOSIS_FILE).read_bytes(), type=_MadeBy)
+        kept = msgspec.json.decode(read_whole(source.path / DIAGNOSIS_FILE), type=_MadeBy)
     except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return False
     return kept.program == fingerprint()

@@ -11,6 +11,7 @@ from .links import busiest_link
 from .rules.base import MIN_SHARE, Evidenced
 from .rules.compute import FINDINGS as ARITHMETIC
 from .rules.compute import KNOWN_SHARE, NEAR_ROOF
+from .rules.memory import FINDINGS as TRAFFIC
 from .rules.unsteady import FINDINGS as UNSTEADY
 from .text import milliseconds, percent, plural, scaled, short_name
 from .trace.health import confidence_left
@@ -68,9 +69,9 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     ranked = sorted(scores, key=lambda slot: -scores[slot])
     top, second = ranked[0], ranked[1]
     tie = scores[top] - scores[second] < BALANCED_MARGIN
-    avoidable = AVOIDABLE | _fewer_passes(findings)
-    if tie and (top in avoidable) != (second in avoidable):
-        top, second = sorted((top, second), key=lambda slot: slot not in avoidable)
+    levels = {slot: _avoidable(slot, findings) for slot in (top, second)}
+    if tie and levels[top] != levels[second]:
+        top, second = sorted((top, second), key=lambda slot: -levels[slot])
         tie = False
     balanced = scores[top] < BALANCED_BELOW or tie
     if unclear := _unclear(case, top, balanced):
@@ -83,11 +84,14 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
 
 
-def _fewer_passes(findings: list[Finding]) -> set[str]:
-    """`memory` where a finding takes a tenth of the step of it at least: the same arithmetic with
-    less data moved."""
-    gains = [f.saving.low for f in findings if f.bound == "memory" and f.id not in UNSTEADY]
-    return {"memory"} if max(gains, default=0.0) >= HEALTHY_BELOW else set()
+def _avoidable(slot: str, findings: list[Finding]) -> int:
+    """How readily a slot goes: 2 for what can be avoided, 0 for arithmetic and data traffic; 1 for
+    `memory` where a finding takes a tenth of the step of it at least: the same arithmetic with less
+    data moved."""
+    if slot in AVOIDABLE:
+        return 2
+    gains = [f.saving.low for f in findings if f.id in TRAFFIC] if slot == "memory" else []
+    return int(max(gains, default=0.0) >= HEALTHY_BELOW)
 
 
 def _unclear(case: Evidenced, top: str, balanced: bool) -> str:

@@ -333,7 +333,7 @@ def test_of_large_traces_only_this_versions_diagnosis_is_taken_as_it_is(
     assert (made.diagnosis.verdict.headline == "As it was kept.") is by_this_version
 
 
-def test_every_member_is_named_apart(run: Path, tmp_path: Path) -> None:
+def test_members_of_a_run_on_one_host_are_named_apart(run: Path, tmp_path: Path) -> None:
     made = make_bundle(run, tmp_path / "x.boundscope.zip")
 
     said = [member.what for member in made.manifest.members if "rank" not in member.what]

@@ -436,8 +436,9 @@ def test_a_diagnosis_older_than_the_records_is_not_taken(tmp_path: Path) -> None
         lambda kept: kept["breakdown"].update(disk=0.5),
         lambda kept: kept["ranks"][0]["breakdown"].update(disk=0.5),
         lambda kept: kept["verdict"].update(confidence=7),
+        lambda kept: kept["run"].update(steps=10**400),
     ],
-    ids=["slot", "slot of a rank", "share"],
+    ids=["slot", "slot of a rank", "share", "count"],
 )
 def test_a_kept_diagnosis_that_no_report_can_show_counts_as_none(
     tmp_path: Path, edit: Callable[[Any], None]

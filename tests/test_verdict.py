@@ -234,6 +234,25 @@ def test_in_a_tie_with_arithmetic_memory_is_named_where_less_data_can_be_moved()
     assert judge(case, []).bound == "balanced"
 
 
+@pytest.mark.parametrize(("memory", "host"), [(0.44, 0.42), (0.42, 0.44)])
+def test_in_a_tie_with_memory_the_avoidable_slot_is_named_whatever_memory_may_save(
+    memory: float, host: float
+) -> None:
+    case = Evidenced(make_features(make_rank(0, 50, memory=memory, host=host, compute=0.14)))
+    saving = Saving(0.2, 0.3, 0.4)
+    finding = Finding("elementwise-bandwidth", "memory", saving, 1.4, [], [], [], "")
+
+    assert judge(case, [finding]).bound == "host"
+
+
+def test_what_a_full_memory_costs_is_no_data_traffic() -> None:
+    case = Evidenced(make_features(make_rank(0, 50, compute=0.44, memory=0.43, host=0.13)))
+    saving = Saving(0.15, 0.3, 0.4)
+    finding = Finding("allocator-retries", "memory", saving, 1.4, [], [], [], "")
+
+    assert judge(case, [finding]).bound == "balanced"
+
+
 def test_many_small_slots_are_balanced() -> None:
     shares = {"compute": 0.28, "memory": 0.2, "host": 0.18, "input": 0.17, "storage": 0.17}
 

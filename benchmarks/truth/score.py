@@ -21,7 +21,8 @@ ALARM = 0.10
 """A finding that promises at least so much of a healthy run, of which less is there, is a false
 alarm."""
 ONLY_HOST = "only-host"
-"""A run of which only the host's part is left: it takes what removing the host would save."""
+"""A run of which little but the host's part is left: what it takes is what removing the host would
+save at most."""
 LOW_CONFIDENCE = 0.5
 """A verdict on a run that does not bear one must be `unknown` or stay below."""
 GROWTH = "growth"

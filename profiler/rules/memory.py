@@ -16,7 +16,7 @@ from ..hot_lines import hot_lines
 from ..text import milliseconds, percent, scaled
 from ..trace.host import OpTime
 from ._device import copy_shares, idle_shares, told
-from ._embedding import Table, dense_tables, on_table, shapes_of
+from ._embedding import Table, dense_tables, shapes_of, split_by_table
 from ._optimizer import update_fixes
 from ._types import bf16_gain, wide_type
 from .base import MIN_SHARE, Evidenced, place, removable
@@ -72,14 +72,13 @@ def find(case: Evidenced) -> list[Finding]:
     if ops and _families(ops)[0][0] == "copy":
         copied = 0.0  # one finding for both
     by_ops = share - stalled - copied
-    tables = dense_tables(rank)
-    dense = [op for op in ops if on_table(op, tables)]
-    on_tables = by_ops * _part(dense, ops)
-    if on_tables < MIN_SHARE:
-        dense, on_tables = [], 0.0
-    rest = [op for op in ops if op not in dense]
-    parts = [(on_tables, partial(_on_tables, case, rank, dense, tables))]
-    parts.append((by_ops - on_tables, partial(_by_ops, case, rank, rest)))
+    on_tables, rest = split_by_table(ops, dense_tables(rank))
+    dense = [op for mine in on_tables.values() for op in mine]
+    whole = by_ops * _part(dense, ops)
+    if whole < MIN_SHARE:
+        whole, rest = 0.0, ops
+    parts = [(whole, partial(_on_tables, case, rank, on_tables))]
+    parts.append((by_ops - whole, partial(_by_ops, case, rank, rest)))
     parts.append((copied, partial(_copied, case, rank)))
     return told(parts, always=stalled < MIN_SHARE)
 
@@ -91,23 +90,24 @@ def _part(some: list[OpTime], ops: list[OpTime]) -> float:
 
 
 def _on_tables(
-    case: Evidenced, rank: RankFeatures, dense: list[OpTime], tables: list[Table], share: float
+    case: Evidenced, rank: RankFeatures, on_tables: dict[Table, list[OpTime]], share: float
 ) -> Finding:
     """Ops over whole tables of which a step uses some rows: what the other rows take goes."""
-    work = sum(op.work_ns for op in dense)
-    unused = sum(op.work_ns * table.unused_share for op in dense if (table := on_table(op, tables)))
-    table = max(tables, key=lambda table: table.rows * table.width)
+    work = {table: sum(op.work_ns for op in mine) for table, mine in on_tables.items()}
+    unused = sum(time * table.unused_share for table, time in work.items())
+    table = max(work, key=lambda table: work[table])
+    most = max(on_tables[table], key=lambda op: op.work_ns)
     spent = share * float(rank.step_ms.mean())
     lines = hot_lines(case.features.run, rank.data.pid, "rest")
-    return case.finding(
+    found = case.finding(
         id="dense-embedding-gradient",
         bound="memory",
-        share=share * unused / work,
+        share=share * unused / sum(work.values()),
         title="An embedding's gradient is dense: the whole table is written and updated",
         evidence=[
             Evidence(
-                f"a step looks up {table.used:,} of the {table.rows:,} rows of the table "
-                f"[{table.rows}, {table.width}]",
+                f"a step looks up {table.used:,} of the {table.rows:,} rows of a table of "
+                f"[{table.rows}, {table.width}] at most",
                 "memory.rows_used",
                 round(table.used / table.rows, 4),
                 "share",
@@ -115,17 +115,18 @@ def _on_tables(
             ),
             Evidence(
                 f"{milliseconds(spent)} of every step goes over such tables as a whole, "
-                f"{dense[0].label} most",
+                f"{most.label} most",
                 "memory.table_ms",
                 round(spent, 4),
                 "ms",
                 "trace",
             ),
         ],
-        where=[Place(rank=rank.rank, op=dense[0].name, kernel=dense[0].kernel or None)]
+        where=[Place(rank=rank.rank, op=most.name, kernel=most.kernel or None)]
         + [place(line, rank.rank) for line in lines],
-        fixes=[_SPARSE, *update_fixes(rank, dense)],
+        fixes=[_SPARSE, *update_fixes(rank, rank.ops)],
     )
+    return _widened(found)
 
 
 def _by_ops(case: Evidenced, rank: RankFeatures, ops: list[OpTime], share: float) -> Finding:
@@ -223,20 +224,25 @@ def _tensor_bytes(op: OpTime) -> float:
     return 4.0 * max(sizes, default=0) if op.bytes > 0 else 0.0
 
 
-def indexed_gradient(ops: Sequence[OpTime]) -> float:
-    """The share of the ops' time that goes into gradients of `x[index]`.
+def indexed_gradient(rank: RankFeatures, ops: Sequence[OpTime]) -> float:
+    """The share of the ops' time that goes into gradients of rows chosen by `x[index]`.
 
-    They are written by the op that an assignment to `x[index]` has, too: a lookup of that kind in
-    a tensor of that shape tells them apart.
+    An assignment to `x[index]` has the same op: a lookup of that kind in a tensor of that shape
+    tells them apart. Rows are chosen where what is put has the tensor's other dimensions.
     """
-    looked_up = {shapes[0] for op in ops if op.name == "aten::index" and (shapes := shapes_of(op))}
-    put = [
-        op
-        for op in ops
-        if op.name in INDEXED and (shapes := shapes_of(op)) and shapes[0] in looked_up
-    ]
+    chosen = {
+        shapes[0] for op in rank.ops if op.name == "aten::index" and (shapes := shapes_of(op))
+    }
+    put = [op for op in ops if op.name in INDEXED and _puts_rows(shapes_of(op), chosen)]
     work = sum(op.work_ns for op in ops)
     return sum(op.work_ns for op in put) / work if work else 0.0
+
+
+def _puts_rows(shapes: Sequence[tuple[int, ...]], chosen: set[tuple[int, ...]]) -> bool:
+    if len(shapes) < 2 or shapes[0] not in chosen:
+        return False
+    target, values = shapes[0], shapes[-1]
+    return len(values) == len(target) > 0 and values[1:] == target[1:]
 
 
 def _evidence(rank: RankFeatures, ops: list[OpTime]) -> list[Evidence]:
@@ -265,7 +271,7 @@ def _evidence(rank: RankFeatures, ops: list[OpTime]) -> list[Evidence]:
         if rate > roof:
             text += "; what is above that came out of the caches"
         evidence.append(Evidence(text, "memory.roof", round(roof, 1), "B/s", "metrics"))
-    indexed = indexed_gradient(ops)
+    indexed = indexed_gradient(rank, ops) if family == "copy" else 0.0
     if indexed >= INDEXED_SHARE:
         text = f"{percent(indexed)} of that time is the gradient of rows chosen by x[index]"
         evidence.append(
@@ -299,7 +305,7 @@ def _fixes(rank: RankFeatures, family: str, ops: Sequence[OpTime] = ()) -> list[
     if family == "optimizer":
         return update_fixes(rank, ops)
     if family == "copy":
-        chosen = [_CHOOSE] if indexed_gradient(ops) >= INDEXED_SHARE else []
+        chosen = [_CHOOSE] if indexed_gradient(rank, ops) >= INDEXED_SHARE else []
         return [*chosen, _COPY_LESS, *narrow]
     return [fuse, in_place, *narrow]
 
@@ -321,7 +327,8 @@ def _narrow(rank: RankFeatures, ops: Sequence[OpTime]) -> list[Fix]:
 
 _SPARSE = Fix(
     "Update only the rows that were used",
-    "A dense gradient touches the whole table in every step.",
+    "A dense gradient touches the whole table in every step. A sparse one goes with neither weight "
+    "decay nor clipping by norm nor a fused update.",
     "nn.Embedding(rows, width, sparse=True)  # with SparseAdam or SGD",
 )
 

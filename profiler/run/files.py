@@ -35,8 +35,8 @@ class RecordFile:
 def read_records(path: Path, take: Callable[[Record], bool] | None = None) -> RecordFile:
     """Read `path`; a file that is gone or unreadable counts as empty.
 
-    So does a link, and what lies in a linked folder: nothing that writes a run makes one, and a run
-    that somebody sent may link to any file.
+    So does a link, and what lies in a linked folder: nothing that writes records makes one, and
+    among those that somebody sent it may lead anywhere.
 
     A record for which `take` returns True is not kept: so the spans of a long run need not all
     lie in memory as Python objects.

@@ -47,7 +47,8 @@ class Convolution(nn.Module):
     def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         source, target = edges
         own = self.own(x)  # planted: tiny-ops
-        if self.by_product:  # memory removed: the same sums, no message of an edge is written
+        if self.by_product and self.training:
+            # Memory removed: the same sums, no message of an edge is written.
             ones = torch.ones(len(source))
             return torch.relu(own + Summed.apply(self.message(x), edges, ones))  # type: ignore[no-untyped-call]
         messages = self.message(x)[source]  # planted: tiny-ops

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=1000)
     args = parser.parse_args()
     job = Job(args)
-    model = LanguageModel(args.vocabulary, 64 * int(3 * args.size), blocks=2)
+    model = LanguageModel(args.vocabulary, max(HEADS, 64 * int(3 * args.size)), blocks=2)
     if job.without("compute"):
         without_arithmetic(model)
     # Memory removed: the update in one fused pass, and the table's gradient only where used.
