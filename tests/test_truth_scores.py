@@ -18,6 +18,7 @@ ERROR_SLACK = 0.02
 """What a promise may move by without being called worse: a saving is stored to a tenth of that."""
 MAX_RUN_BYTES = 300_000
 MAX_ALL_BYTES = 15_000_000
+MIN_RUNS = 60
 
 needs_runs = pytest.mark.skipif(not NAMES, reason="no recorded runs in sample_traces/")
 
@@ -81,6 +82,14 @@ def test_all_verdicts_together_are_no_worse_than_they_were(folder: Path) -> None
     before = [sample_traces.truth(name)["stored"]["right"] for name in NAMES]
 
     assert sum(bool(row.right) for row in rows) >= sum(bool(right) for right in before)
+
+
+@needs_runs
+def test_enough_runs_are_recorded_on_both_sides() -> None:
+    tuned = [sample_traces.truth(name)["tuned"] for name in NAMES]
+
+    assert len(NAMES) >= MIN_RUNS
+    assert min(tuned.count(True), tuned.count(False)) >= MIN_RUNS // 3
 
 
 @needs_runs
