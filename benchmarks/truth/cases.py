@@ -41,9 +41,9 @@ class Case:
     """One row of the table.
 
     `arguments` go to the family's script; `removals` are those that are measured, the planted
-    cause's own first. `only_host`: what the host costs is measured, too, by leaving
-    nothing else. `bound` is what was planted ("" where nothing was, or where it takes no
-    time), `needs` what the machine must offer ("link": namespaces and tc).
+    cause's own first. `only_host`: what the host costs is measured, too, by leaving nothing else.
+    `bound` is what was planted ("" where nothing was, or where it takes no time), `needs` what the
+    machine must offer ("link": namespaces and tc).
     """
 
     family: str
