@@ -36,22 +36,33 @@ class Batches(Dataset[torch.Tensor]):
         return self.batches[index % 8]
 
 
+class Training:
+    """A model, its optimizer and its loader, one step at a time."""
+
+    def __init__(self, size: str, steps: int) -> None:
+        width, depth, batch_size = SIZES[size]
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        self.model = nn.Sequential(*layers)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.loader = DataLoader(Batches(steps, batch_size, width), batch_size=None)
+
+    def step(self, batch: torch.Tensor) -> None:
+        """Forward pass, backward pass and update."""
+        loss = self.model(batch).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
 def train(size: str, steps: int) -> list[int]:
     """Return the end of each step, ns since the epoch."""
-    width, depth, batch_size = SIZES[size]
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [nn.Linear(width, width), nn.ReLU()]
-    model = nn.Sequential(*layers)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    loader = DataLoader(Batches(steps, batch_size, width), batch_size=None)
+    training = Training(size, steps)
     offset_ns = time.time_ns() - time.monotonic_ns()
     ends = []
-    for batch in loader:
-        loss = model(batch).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    for batch in training.loader:
+        training.step(batch)
         ends.append(time.monotonic_ns() + offset_ns)
     return ends
 
