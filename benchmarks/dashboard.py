@@ -288,12 +288,22 @@ class Report:
 
 @contextmanager
 def looking(folder: Path) -> Iterator[tuple[str, Any, Memory]]:
-    with served(folder) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with (
+        served(folder) as url,
+        sync_playwright() as playwright,
+        tempfile.TemporaryDirectory() as profile,
+    ):
+        # A profile on disk keeps compiled scripts from one page to the next, as a user's does.
+        context = playwright.chromium.launch_persistent_context(
+            profile,
+            executable_path=CHROMIUM,
+            args=["--no-sandbox"],
+            viewport={"width": 1280, "height": 900},
+        )
         memory = Memory(int(url.rpartition(":")[2]))
         memory.start()
-        yield url, browser.new_context(viewport={"width": 1280, "height": 900}), memory
-        browser.close()
+        yield url, context, memory
+        context.close()
         memory.end()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import statistics
@@ -90,7 +91,11 @@ def without_wrappers(torch: Any) -> Iterator[None]:
     hooks = [module._global_optimizer_pre_hooks, module._global_optimizer_post_hooks]
     wrappers = [(owner, name, getattr(owner, name)) for owner, name in places]
     kept = [dict(each) for each in hooks]
+    of_collections = list(gc.callbacks)
     try:
+        gc.callbacks[:] = [
+            each for each in of_collections if not each.__module__.startswith("boundscope")
+        ]
         for owner, name, wrapper in wrappers:
             setattr(owner, name, wrapper.__wrapped__)
         for each in hooks:
@@ -101,6 +106,7 @@ def without_wrappers(torch: Any) -> Iterator[None]:
             setattr(owner, name, wrapper)
         for each, entries in zip(hooks, kept, strict=True):
             each.update(entries)
+        gc.callbacks[:] = of_collections
 
 
 def per_call_us(action: Callable[[], None], count: int) -> float:

@@ -1,4 +1,4 @@
-"""What wrapping a training in `boundscope run` costs it: the six figures, each against its limit.
+"""What wrapping a training in `boundscope run` costs it: each figure against its limit.
 
 Every figure is the median over interleaved pairs (plain, wrapped), in turns which comes first, with
 its 95 % interval (bootstrap over the pairs). It passes when the whole interval is within the limit,
@@ -7,7 +7,12 @@ The steps are timed by the training itself. A run that other programs disturbed 
 `others` is how many cores they still used in the worse run of a pair, `slowed` how much longer a
 fixed piece of work took around it than at best.
 
-    python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 11] [--children 40]
+Two trainings differ by several percent for as long as they live, whatever wraps them, more than is
+to be told: pairs of trainings come first in the table, and the figures that count after them. Those
+of the steps come from turns within one training (`overhead_turns.py`); that of a whole run is the
+sum of its start and end, its trace windows, and what turns say of its steps.
+
+    python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 5] [--turns 100]
 """
 
 from __future__ import annotations
@@ -16,7 +21,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -26,41 +30,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from overhead_figures import (
+    STEP_ADDED_LIMIT_MS,
+    STEP_RATIO_LIMIT,
+    Figure,
+    Window,
+    added,
+    median_interval,
+    ratio,
+    trimmed_mean,
+    windows_of,
+)
+from overhead_turns import SIZES, TURN_S, Turning, turn_figures
 from quiet import QUIET_TIMEOUT_S, Pace, quietest, wait_until_quiet
 
 TRAINING = Path(__file__).with_name("overhead_training.py")
-STEP_RATIO_LIMIT = 1.02
-STEP_ADDED_LIMIT_MS = 0.1
 RUN_ADDED_LIMIT_S = 2.0
 MEMORY_ADDED_LIMIT_MB = 60.0
 CHILD_ADDED_LIMIT_MS = 1.0
 """A bare interpreter's start varies by more than this from one to the next."""
 START_UP_STEPS = 20
 """Left out: the first optimizer, the first kernels and the allocator settle there."""
-OUTLIER_SHARE = 0.01
-"""The mean leaves out the slowest hundredth: another program's turn on the core, mostly."""
 TRIES = 3
 MB = 1e6
-RESAMPLES = 2000
-
-
-@dataclass
-class Window:
-    """A trace window: the time that it touched, and for how long the loop stood still."""
-
-    start_ns: int
-    end_ns: int
-    steps: int
-    stood_still_ms: float
 
 
 @dataclass
 class Run:
-    """One run of the training: its own steps, outside windows and in them, ms."""
+    """One run of the training: its own steps, outside windows and in them, ms.
+
+    `start_s` is from its command's start to the end of the start-up steps, `end_s` from its last
+    step to the command's end.
+    """
 
     wall_s: float
+    start_s: float
+    end_s: float
     peak_mb: float
     steps_ms: list[float]
     window_steps_ms: list[float]
@@ -70,62 +76,14 @@ class Run:
         return statistics.median(self.steps_ms)
 
     def mean_ms(self) -> float:
-        kept = sorted(self.steps_ms)[: max(1, round(len(self.steps_ms) * (1 - OUTLIER_SHARE)))]
-        return statistics.fmean(kept)
+        return trimmed_mean(self.steps_ms)
 
+    def edges_s(self) -> float:
+        return self.start_s + self.end_s
 
-@dataclass
-class Figure:
-    """A row of the table."""
-
-    what: str
-    plain: float
-    wrapped: float
-    value: float
-    low: float
-    high: float
-    unit: str
-    limit: float
-
-    def verdict(self) -> str:
-        if self.high <= self.limit:
-            return "pass"
-        return "FAIL" if self.low > self.limit else "open"
-
-    def row(self) -> str:
-        return (
-            f"{self.what:40} {self.plain:9.3f} {self.wrapped:9.3f} {self.value:8.3f}"
-            f" [{self.low:7.3f}, {self.high:7.3f}] {self.unit:3} {self.limit:6g} {self.verdict()}"
-        )
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by bootstrap with a fixed seed."""
-    draws = random.Random(0)
-    medians = sorted(
-        statistics.median(draws.choices(values, k=len(values))) for _ in range(RESAMPLES)
-    )
-    return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
-
-
-def windows_of(run_folder: Path) -> list[Window]:
-    """Read the window records of every rank, as any other program could."""
-    windows = []
-    for path in sorted(run_folder.glob("rank-*/*.jsonl")):
-        for line in path.read_text().splitlines():
-            record: dict[str, Any] = json.loads(line)
-            if record["t"] != "window":
-                continue
-            costs = [record.get(f"{part}_cost_ns", 0) for part in ("start", "stop", "export")]
-            windows.append(
-                Window(
-                    start_ns=record["start_ns"] - costs[0],
-                    end_ns=record["end_ns"] + costs[1] + costs[2],
-                    steps=record["steps"],
-                    stood_still_ms=sum(costs) / 1e6,
-                )
-            )
-    return windows
+    def windows_s(self) -> float:
+        """What the trace windows add: standing still, and the slower steps in them."""
+        return sum(step_ms - self.mean_ms() for step_ms in self.window_steps_ms) / 1000
 
 
 def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
@@ -135,11 +93,11 @@ def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
     if wrapped:
         command = [sys.executable, "-m", "boundscope", "run", "-o", str(run_folder), *command]
     log.unlink(missing_ok=True)
-    started = time.monotonic()
+    began_ns = time.time_ns()
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=scratch)
+    ended_ns = time.time_ns()
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    wall_s = time.monotonic() - started
     logged = json.loads(log.read_text())
     windows = windows_of(run_folder) if wrapped else []
     if wrapped and not windows:
@@ -150,7 +108,15 @@ def train(size: str, steps: int, wrapped: bool, scratch: Path) -> Run:
     for start, end in itertools.pairwise(ends):
         touched = any(start < window.end_ns and end > window.start_ns for window in windows)
         (inside if touched else outside).append((end - start) / 1e6)
-    return Run(wall_s, logged["peak_bytes"] / MB, outside, inside, windows)
+    return Run(
+        wall_s=(ended_ns - began_ns) / 1e9,
+        start_s=(ends[0] - began_ns) / 1e9,
+        end_s=(ended_ns - ends[-1]) / 1e9,
+        peak_mb=logged["peak_bytes"] / MB,
+        steps_ms=outside,
+        window_steps_ms=inside,
+        windows=windows,
+    )
 
 
 def pairs(count: int, size: str, steps: int, scratch: Path, pace: Pace) -> list[tuple[Run, Run]]:
@@ -172,14 +138,6 @@ def pairs(count: int, size: str, steps: int, scratch: Path, pace: Pace) -> list[
         )
         done.append(pair)
     return done
-
-
-def ratio(plain: float, wrapped: float) -> float:
-    return wrapped / plain
-
-
-def added(plain: float, wrapped: float) -> float:
-    return wrapped - plain
 
 
 @dataclass
@@ -212,6 +170,8 @@ LONG_STEPS = (
 )
 WHOLE_RUN = (
     Measure("whole run, s", lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
+    Measure("its start and end, s", Run.edges_s, added, "s", RUN_ADDED_LIMIT_S),
+    Measure("its trace windows, s", Run.windows_s, added, "s", RUN_ADDED_LIMIT_S),
     Measure("peak memory, MB", lambda run: run.peak_mb, added, "MB", MEMORY_ADDED_LIMIT_MB),
 )
 
@@ -222,7 +182,7 @@ def window_rows(runs: list[tuple[Run, Run]]) -> list[str]:
     if not wrapped:
         return ["no trace window was recorded"]
     single = [window.stood_still_ms for run in wrapped for window in run.windows if window.steps]
-    extra = [sum(step_ms - run.median_ms() for step_ms in run.window_steps_ms) for run in wrapped]
+    extra = [1000 * run.windows_s() for run in wrapped]
     count = statistics.median(len(run.windows) for run in wrapped)
     return [
         f"a trace window holds the loop up for {statistics.median(single or [0.0]):.0f} ms"
@@ -282,35 +242,53 @@ def children(count: int, scratch: Path) -> Figure:
     )
 
 
+def in_parts(edges: Figure, windows: Figure, step: Figure, steps: int) -> Figure:
+    """What a whole run takes longer: its start and end, its windows, and each step's share.
+
+    The ends of the interval are the sums of the parts', which is wider than the sum's own.
+    """
+    per_run_s = step.plain * steps / 1000
+    parts = [
+        edges.value + windows.value + (step.value - 1) * per_run_s,
+        edges.low + windows.low + (step.low - 1) * per_run_s,
+        edges.high + windows.high + (step.high - 1) * per_run_s,
+    ]
+    name = "whole run in its parts, s"
+    return Figure(name, 0.0, parts[0], *parts, "s", RUN_ADDED_LIMIT_S)
+
+
 def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     """Measure and print everything; True when every limit holds."""
     pace = Pace()
     child = children(args.children, scratch)
+    turns = Turning(args.turns, TURN_S)
+    by_turns = [figure for size in SIZES for figure in turn_figures(size, turns, scratch)]
     short = pairs(args.step_pairs, "1ms", 1500 if args.quick else 4000, scratch, pace)
     long = pairs(args.step_pairs, "20ms", 150 if args.quick else 300, scratch, pace)
-    whole = pairs(args.pairs, "20ms", 400 if args.quick else 1400, scratch, pace)
-    figures = [
-        *(measure.over(long) for measure in LONG_STEPS),
-        *(measure.over(short) for measure in SHORT_STEPS),
-        *(measure.over(whole) for measure in WHOLE_RUN),
-        child,
-    ]
-    print(
-        f"\n{'median of pairs':40} {'plain':>9} {'wrapped':>9} {'value':>8}"
-        f" {'95 % interval':>18} {'':3} {'limit':>6}"
-    )
-    for one in figures:
+    steps = 400 if args.quick else 1400
+    whole = pairs(args.pairs, "20ms", steps, scratch, pace)
+    run, edges, windows, memory = (measure.over(whole) for measure in WHOLE_RUN)
+    between = [measure.over(long) for measure in LONG_STEPS]
+    between += [measure.over(short) for measure in SHORT_STEPS]
+    within = [*by_turns, in_parts(edges, windows, by_turns[2], steps), memory, child]
+    header = f"{'plain':>9} {'wrapped':>9} {'value':>8} {'95 % interval':>18} {'':3} {'limit':>6}"
+    print(f"\n{'pairs of trainings':40} {header}")
+    for one in (*between, run, edges, windows):
+        print(one.row())
+    print(f"\n{'turns of one training, and the rest':40} {header}")
+    for one in within:
         print(one.row())
     for row in window_rows(whole):
         print(row)
-    return all(one.verdict() == "pass" for one in figures)
+    return all(one.verdict() == "pass" for one in within)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter runs; figures are rougher")
     parser.add_argument("--pairs", type=int, default=5, help="of whole runs, about 30 s each")
-    parser.add_argument("--step-pairs", type=int, default=11, help="of short runs, for the steps")
+    parser.add_argument("--step-pairs", type=int, default=5, help="of short runs, for the steps")
+    parser.add_argument("--turns", type=int, default=100, help="pairs of turns, for each size")
     parser.add_argument("--children", type=int, default=40)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

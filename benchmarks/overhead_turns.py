@@ -4,8 +4,9 @@ Two trainings on one machine differ by several percent for as long as they live,
 them (`overhead.py`) need hundreds to show a percent. Here one wrapped training goes through turns:
 with everything of boundscope's, and with its wrappers taken out and every process beside it (the
 launcher with its collectors, py-spy) stopped. Neighbouring turns are compared. Turns that a trace
-window touches are left out, as in `overhead.py`. The thread that writes the records of the training
-is not stopped, but has nothing to write in the turns without wrappers.
+window touches are left out, as in `overhead.py`. The thread that writes the training's records is
+not stopped, but has nothing to write in the turns without wrappers: each turn begins with steps
+that are not timed, until those of the turn before are written.
 
     python benchmarks/overhead_turns.py [--turns 100] [--turn-s 0.5] [--part inside]
 """
@@ -15,7 +16,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -23,11 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from overhead import (
-    OUTLIER_SHARE,
+from overhead_figures import (
+    RESAMPLES,
     STEP_ADDED_LIMIT_MS,
     STEP_RATIO_LIMIT,
     Figure,
@@ -37,8 +41,14 @@ from overhead import (
     windows_of,
 )
 
+SIZES = ("20ms", "1ms")
+TURN_S = 0.5
+"""Short against the minutes in which a shared machine changes its pace, long against a step."""
 WARM_UP_S = 6.0
 """The windows after the warm-up are over by then."""
+SETTLE_S = 0.3
+"""The records of the turn before are written by then (recorder.FLUSH_PERIOD_S), and what Python
+keeps of a function's callers is made anew."""
 
 
 def processes_beside() -> list[int]:
@@ -107,16 +117,26 @@ class Turns:
             turn: dict[bool, dict[str, Any]] = {}
             for alone in (True, False) if index % 2 == 0 else (False, True):
                 with left_alone(self.torch, self.part) if alone else contextlib.nullcontext():
+                    self.steps_for(SETTLE_S)
                     turn[alone] = self.steps_for(self.turn_s)
             found.append((turn[True], turn[False]))
         return found
 
 
-def train_wrapped(size: str, args: argparse.Namespace, scratch: Path) -> list[tuple[Any, Any]]:
+@dataclass(frozen=True)
+class Turning:
+    """How many pairs of turns of what length, and what is taken away in one of each."""
+
+    turns: int
+    turn_s: float
+    part: str = "both"
+
+
+def train_wrapped(size: str, how: Turning, scratch: Path) -> list[tuple[Any, Any]]:
     """The pairs of turns of one training that no trace window touched."""
     log, run_folder = scratch / f"{size}.json", scratch / f"run-{size}"
     child = [sys.executable, __file__, "--child", size, "--log", str(log)]
-    child += ["--turns", str(args.turns), "--turn-s", str(args.turn_s), "--part", args.part]
+    child += ["--turns", str(how.turns), "--turn-s", str(how.turn_s), "--part", how.part]
     command = [sys.executable, "-m", "boundscope", "run", "-o", str(run_folder), "--", *child]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=scratch)
     if done.returncode:
@@ -127,35 +147,56 @@ def train_wrapped(size: str, args: argparse.Namespace, scratch: Path) -> list[tu
         return any(turn["start_ns"] < w.end_ns and turn["end_ns"] > w.start_ns for w in windows)
 
     pairs = json.loads(log.read_text())
-    return [pair for pair in pairs if not any(map(touched, pair))]
+    return [
+        pair for pair in pairs if not any(touched(turn) or not turn["steps_ms"] for turn in pair)
+    ]
 
 
-def trimmed_mean(steps_ms: list[float]) -> float:
-    """The mean without the slowest hundredth."""
-    return statistics.fmean(sorted(steps_ms)[: max(1, round(len(steps_ms) * (1 - OUTLIER_SHARE)))])
-
-
-def figures(size: str, pairs: list[tuple[Any, Any]]) -> list[Figure]:
+def turn_figures(size: str, how: Turning, scratch: Path) -> list[Figure]:
     """The median and the mean step, compared within pairs of neighbouring turns."""
+    pairs = train_wrapped(size, how, scratch)
+    print(f"{size}: {len(pairs)} of {how.turns} pairs without a trace window", flush=True)
     short = size == "1ms"
     compare, unit, limit = (
         (added, "ms", STEP_ADDED_LIMIT_MS) if short else (ratio, "x", STEP_RATIO_LIMIT)
     )
     found = []
-    for what, read in (("median", statistics.median), ("mean", trimmed_mean)):
+    for what, read in (("median", statistics.median), ("mean", statistics.fmean)):
         alone, wrapped = ([read(pair[side]["steps_ms"]) for pair in pairs] for side in (0, 1))
         compared = [compare(*both) for both in zip(alone, wrapped, strict=True)]
         before, after, value = map(statistics.median, (alone, wrapped, compared))
         low, high = median_interval(compared)
         name = f"{size[:-2]} ms step, {what}"
         found.append(Figure(name, before, after, value, low, high, unit, limit))
-    return found
+    return [*found, _summed(size, pairs)]
+
+
+def _summed(size: str, pairs: list[tuple[Any, Any]]) -> Figure:
+    """All steps together, with whatever comes in few of the turns: a ratio of means."""
+
+    def means(some: list[tuple[Any, Any]]) -> tuple[float, float]:
+        alone, wrapped = (
+            statistics.fmean(step for pair in some for step in pair[side]["steps_ms"])
+            for side in (0, 1)
+        )
+        return alone, wrapped
+
+    draws, chance = [], random.Random(0)
+    for _ in range(RESAMPLES // 4):
+        alone, wrapped = means(chance.choices(pairs, k=len(pairs)))
+        draws.append(wrapped / alone)
+    draws.sort()
+    low, high = draws[round(0.025 * len(draws))], draws[round(0.975 * len(draws)) - 1]
+    alone, wrapped = means(pairs)
+    name = f"{size[:-2]} ms step, all together"
+    return Figure(name, alone, wrapped, wrapped / alone, low, high, "x", math.inf)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=100, help="pairs of turns, for each size")
-    parser.add_argument("--turn-s", type=float, default=0.5)
+    parser.add_argument("--turn-s", type=float, default=TURN_S)
+    parser.add_argument("--size", choices=SIZES, help="one of them only")
     parser.add_argument("--part", choices=("both", "inside", "beside"), default="both")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
@@ -163,12 +204,13 @@ def main() -> int:
     if args.child:
         args.log.write_text(json.dumps(Turns(args.child, args.turn_s, args.part).run(args.turns)))
         return 0
-    rows = []
+    how = Turning(args.turns, args.turn_s, args.part)
     with tempfile.TemporaryDirectory() as scratch:
-        for size in ("20ms", "1ms"):
-            pairs = train_wrapped(size, args, Path(scratch))
-            print(f"{size}: {len(pairs)} of {args.turns} pairs without a trace window", flush=True)
-            rows += figures(size, pairs)
+        rows = [
+            figure
+            for size in ([args.size] if args.size else SIZES)
+            for figure in turn_figures(size, how, Path(scratch))
+        ]
     for one in rows:
         print(one.row())
     return 0 if all(one.verdict() == "pass" for one in rows) else 1

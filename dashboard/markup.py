@@ -15,6 +15,7 @@ from ..profiler.text import percent
 from .charts.lanes import PLAIN
 
 STYLE = """<style>
+.st-key-load-charts{display:none}
 .bs{font-size:.95rem;line-height:1.5;overflow-wrap:anywhere}
 .bs-title{font-size:1.65rem;font-weight:650;line-height:1.25;margin:.1rem 0 .1rem}
 .bs-sub{opacity:.72;font-size:.9rem;overflow-wrap:anywhere}

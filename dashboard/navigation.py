@@ -30,6 +30,9 @@ PAGES: tuple[Page, ...] = (
 )
 """Path of the address, name, icon, and what draws the page. The first one is shown at "/"."""
 
+CHARTED = frozenset({"timeline", "ops", "stacks", "ranks", "memory", "compare"})
+"""Pages with Plotly figures."""
+
 
 def main() -> None:
     """Draw the page that the address names."""
@@ -48,6 +51,8 @@ def main() -> None:
     again = st.Page(runs.page, title="Runs", url_path="runs")
     chosen = st.navigation([*made.values(), again], position="hidden")
     state.html(markup.STYLE)
+    if chosen.url_path in CHARTED:
+        state.load_charts()
     _side_bar(made)
     st.session_state["pages"] = made
     chosen.run()

@@ -363,6 +363,12 @@ def charts(
         st.plotly_chart(figure, width="stretch", key=key, config=config)
 
 
+def load_charts() -> None:
+    """Let the browser load what draws figures, 5 MB of script, while the page is being made."""
+    with st.container(key="load-charts"):
+        st.plotly_chart({"data": [], "layout": {}}, key="no-chart")
+
+
 def short_name(source: Source, name: str) -> str:
     """Return a run's own name; rank traces have none: that of their folder."""
     return source.path.name if source.kind == "traces" else name or source.path.name

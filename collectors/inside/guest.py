@@ -56,7 +56,11 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def guarded(method: Method) -> Method:
-    """Keep any failure of ours out of the training; the failing part stops and is named."""
+    """Keep any failure of ours out of the training; the failing part stops and is named.
+
+    What runs several times in each step and only keeps a span does without: the guard would cost
+    more than all else, and `Recorder.span` does not fail.
+    """
     name = method.__name__
 
     @functools.wraps(method)
@@ -135,6 +139,8 @@ class Guest:
         self._described: set[int] = set()
         self._optimizers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._optimizer_count = 0
+        self._last_optimizer: weakref.ref[Any] | None = None
+        self._last_index = 0
         self._stepping: dict[int, tuple[int, int]] = {}
         self._evaluating: dict[int, tuple[int, int]] = {}
 
@@ -292,19 +298,30 @@ class Guest:
         assert self.recorder is not None
         self.recorder.record(Site("loader-facts", index, facts=loader_facts(loader)))
 
-    @guarded
     def loader_waited(self, iterator: Any, start: int, cpu_start: int) -> None:
         """The loop got a batch; `cpu_start` is the thread's CPU time when it asked."""
+        recorder = self.recorder
+        if recorder is not None and self.optimizer_steps:
+            self._keep_wait(recorder, iterator, start, cpu_start)
+        else:
+            self.batches_before_optimizer(iterator, start, cpu_start)
+
+    def _keep_wait(self, recorder: Recorder, iterator: Any, start: int, cpu_start: int) -> None:
+        end, cpu = time.monotonic_ns(), time.thread_time_ns() - cpu_start
+        kind = SpanKind.LOADER if self._gradients_on() else SpanKind.EVAL_LOADER
+        index = self._loaders.get(id(iterator), 0)
+        recorder.span(kind, start, end, index)
+        recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
+
+    @guarded
+    def batches_before_optimizer(self, iterator: Any, start: int, cpu_start: int) -> None:
+        """Before any optimizer's step a batch is a sign of training, and may end a step."""
         recorder = self.recorder or self._active()
         if recorder is None:
             return
-        kind = SpanKind.LOADER if self._gradients_on() else SpanKind.EVAL_LOADER
-        index = self._loaders.get(id(iterator), 0)
-        cpu = time.thread_time_ns() - cpu_start
-        recorder.span(kind, start, time.monotonic_ns(), index)
-        recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
+        self._keep_wait(recorder, iterator, start, cpu_start)
         if not self.optimizer_steps:
-            self._tick(self.ticker.batch, index)
+            self._tick(self.ticker.batch, self._loaders.get(id(iterator), 0))
 
     @guarded
     def loader_ended(self, iterator: Any, start: int) -> None:
@@ -314,7 +331,6 @@ class Guest:
             index = self._loaders.get(id(iterator), 0)
             recorder.span(SpanKind.LOADER_END, start, time.monotonic_ns(), index)
 
-    @guarded
     def optimizer_begins(self, optimizer: Any) -> None:
         """An optimizer's step starts; one inside another's (a wrapper) is not a step.
 
@@ -345,18 +361,26 @@ class Guest:
         recorder = self.recorder or self._active()
         if recorder is None:
             return
-        index = self._optimizers.get(optimizer)
-        if index is None:
-            index = self._new_optimizer(recorder, optimizer)
+        index = self._last_index
+        if self._last_optimizer is None or self._last_optimizer() is not optimizer:
+            index = self._index_of(recorder, optimizer)
         recorder.span(kind, start, end, index)
         self.optimizer_steps += 1
         self._tick(self.ticker.optimizer, index)
+
+    def _index_of(self, recorder: Recorder, optimizer: Any) -> int:
+        """Look the optimizer up; the last one is kept at hand, as most loops have but one."""
+        index = self._optimizers.get(optimizer)
+        if index is None:
+            index = self._new_optimizer(recorder, optimizer)
+        self._last_optimizer, self._last_index = weakref.ref(optimizer), index
+        return index
 
     def _new_optimizer(self, recorder: Recorder, optimizer: Any) -> int:
         index = self._optimizers[optimizer] = self._optimizer_count
         self._optimizer_count += 1
         recorder.training_thread = threading.get_ident()
-        file, line, function = self.sites.locate(5)
+        file, line, function = self.sites.locate(6)
         facts = optimizer_facts(optimizer)
         recorder.record(Site("optimizer", index, file, line, function, facts))
         return index
@@ -384,7 +408,6 @@ class Guest:
             self.recorder.find_place()
             self.recorder.record(process_record(self.torch, trained=True))
 
-    @guarded
     def forward_ran(self, start: int) -> None:
         """A module that no other module called has run."""
         end, without_gradients = time.monotonic_ns(), 0
@@ -395,30 +418,46 @@ class Guest:
             self._eval_left -= 1
             if self._eval_left <= 0:
                 self.forward_left = 0
-        if self.recorder is not None:
-            self.recorder.span(SpanKind.FORWARD, start, end, without_gradients)
+        recorder = self.recorder
+        if recorder is not None:
+            recorder.span(SpanKind.FORWARD, start, end, without_gradients)
 
-    @guarded
     def gradients_cleared(self, start: int) -> None:
         """An optimizer cleared its gradients."""
-        if self.recorder is not None:
-            self.recorder.span(SpanKind.ZERO_GRAD, start, time.monotonic_ns())
+        recorder, end = self.recorder, time.monotonic_ns()
+        if recorder is not None:
+            recorder.span(SpanKind.ZERO_GRAD, start, end)
 
-    @guarded
     def backward_begins(self) -> None:
         """A backward pass starts: whatever was in `eval()` so far takes part in the training."""
         if self._evaluating:
             self._evaluating.clear()
-        if self.windows is not None:
-            self.windows.boundary()
+        windows = self.windows
+        if windows is not None and windows.attends():
+            self.window_boundary(windows)
+        elif self.slow_calls:
+            self.slow_calls.pop("window_boundary", None)
 
     @guarded
+    def window_boundary(self, windows: Windows) -> None:
+        """A place where a window that is open or wanted may end or start."""
+        windows.boundary()
+
     def backward_ran(self, start: int) -> None:
         """A backward pass ended."""
+        recorder, end = self.recorder, time.monotonic_ns()
+        if recorder is not None and self.optimizer_steps:
+            recorder.span(SpanKind.BACKWARD, start, end)
+        else:
+            self.backwards_before_optimizer(start, end)
+
+    @guarded
+    def backwards_before_optimizer(self, start: int, end: int) -> None:
+        """Before any optimizer's step a backward pass is a sign of training, and may end a step."""
         recorder = self.recorder or self._active()
         if recorder is None:
             return
-        recorder.span(SpanKind.BACKWARD, start, time.monotonic_ns())
+        recorder.span(SpanKind.BACKWARD, start, end)
         if not self.optimizer_steps:
             self._tick(self.ticker.backward)
 

@@ -28,6 +28,9 @@ WARM_S = 0.5
 LATER_S = 20.0
 """The second window: late enough to differ from the first, early enough for a short run."""
 
+NEVER_S = 1e9
+"""After the second window none comes by itself."""
+
 PROBE_S = 0.05
 """At the 200,000 events/s of the tiniest ops (measured, torch 2.13) this holds 10,000 events."""
 
@@ -86,6 +89,7 @@ class Windows:
         self._index = 0
         self._first_tick = 0
         self._last_tick = 0
+        self._nothing_until = 0
         self._durations: deque[int] = deque(maxlen=USUAL_OF)
         self._events_per_s = 0.0
         self._probed = False
@@ -111,6 +115,10 @@ class Windows:
         """Whether a window is open now."""
         return self._profile is not None
 
+    def attends(self) -> bool:
+        """Whether a window is open or wanted, so that the boundaries within a step matter."""
+        return self._profile is not None or bool(self._wanted)
+
     @property
     def used(self) -> bool:
         """Whether any window was opened, which leaves a thread of Kineto's behind."""
@@ -124,6 +132,8 @@ class Windows:
             self._durations.append(now - self._last_tick)
         self._first_tick = self._first_tick or now
         self._last_tick = now
+        if now < self._nothing_until and not self.attends() and self._annotation is None:
+            return
         if self._profile is not None:
             grown = resident_bytes() - self._resident >= MAX_GROWTH_BYTES
             if step >= self._target_step or now >= self._end_by or grown:
@@ -137,6 +147,14 @@ class Windows:
                 self._plan_and_start(step)
             else:
                 self._blocked = True
+        elif not self._wanted:
+            self._nothing_until = self._first_tick + int(self._next_window_s() * 1e9)
+
+    def _next_window_s(self) -> float:
+        """When the next window comes by itself, s after the first step."""
+        if not self._probed:
+            return WARM_S
+        return NEVER_S if self._later_done else LATER_S
 
     def boundary(self) -> None:
         """A backward pass begins: where partial windows of heavy steps may start."""

@@ -234,8 +234,13 @@ def _module_calls(trace: Trace, threads: Threads | None) -> Int64:
 def _dispatch(trace: Trace, threads: Threads) -> Union:
     """Ops of the launching threads, but for the time in which they wait inside of one."""
     waits = _waits(trace, threads)
-    ops = _spans_by_thread(trace, _ops_of(trace, threads))
-    return union_of([subtract(mine, waits.get(thread, EMPTY)) for thread, mine in ops.items()])
+    ops = _ops_of(trace, threads)
+    if not waits:  # then it matters not whose they are, and no rows are sorted by thread
+        return spans_of(trace, ops)
+    waiting = on_threads(trace, np.fromiter(waits, np.int32, len(waits)))
+    parts = _spans_by_thread(trace, ops & waiting).items()
+    others = spans_of(trace, ops & ~waiting)
+    return union_of([others, *(subtract(mine, waits[thread]) for thread, mine in parts)])
 
 
 def _another_thread(trace: Trace, threads: Threads) -> Union:

@@ -19,7 +19,7 @@ def broken(fault: str, *words: str, **more: object) -> Case:
 
 FORKED = [
     broken("raise:activate", steps=0),
-    broken("raise:span", steps=0),
+    broken("raise:wait", steps=0),
     broken("raise:sites"),
     broken("raise:ticker"),
     broken("raise:tick"),
@@ -37,7 +37,7 @@ FORKED = [
     broken("hang:window-export", "--trick", "profiles-for-a-while"),
     broken("hang:memory"),
     broken("hang:stacks"),
-    broken("1:span", "--steps", "30", steps=0),
+    broken("1:wait", "--steps", "30", steps=0),
     broken("1:flush", gap=None),
     broken("1:memory", gap=None),
     broken("1:window-export", gap=None),

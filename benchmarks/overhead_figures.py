@@ -1,0 +1,94 @@
+"""The figures of `overhead.py`: their limits, how they are compared, and the rows of its table."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STEP_RATIO_LIMIT = 1.02
+STEP_ADDED_LIMIT_MS = 0.1
+OUTLIER_SHARE = 0.01
+"""The mean leaves out the slowest hundredth: another program's turn on the core, mostly."""
+RESAMPLES = 2000
+
+
+@dataclass
+class Window:
+    """A trace window: the time that it touched, and for how long the loop stood still."""
+
+    start_ns: int
+    end_ns: int
+    steps: int
+    stood_still_ms: float
+
+
+@dataclass
+class Figure:
+    """A row of the table."""
+
+    what: str
+    plain: float
+    wrapped: float
+    value: float
+    low: float
+    high: float
+    unit: str
+    limit: float
+
+    def verdict(self) -> str:
+        if self.high <= self.limit:
+            return "pass"
+        return "FAIL" if self.low > self.limit else "open"
+
+    def row(self) -> str:
+        return (
+            f"{self.what:40} {self.plain:9.3f} {self.wrapped:9.3f} {self.value:8.3f}"
+            f" [{self.low:7.3f}, {self.high:7.3f}] {self.unit:3} {self.limit:6g} {self.verdict()}"
+        )
+
+
+def ratio(plain: float, wrapped: float) -> float:
+    return wrapped / plain
+
+
+def added(plain: float, wrapped: float) -> float:
+    return wrapped - plain
+
+
+def trimmed_mean(values: list[float]) -> float:
+    """The mean without the largest hundredth."""
+    kept = sorted(values)[: max(1, round(len(values) * (1 - OUTLIER_SHARE)))]
+    return statistics.fmean(kept)
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by bootstrap with a fixed seed."""
+    draws = random.Random(0)
+    medians = sorted(
+        statistics.median(draws.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
+
+
+def windows_of(run_folder: Path) -> list[Window]:
+    """Read the window records of every rank, as any other program could."""
+    windows = []
+    for path in sorted(run_folder.glob("rank-*/*.jsonl")):
+        for line in path.read_text().splitlines():
+            record: dict[str, Any] = json.loads(line)
+            if record["t"] != "window":
+                continue
+            costs = [record.get(f"{part}_cost_ns", 0) for part in ("start", "stop", "export")]
+            windows.append(
+                Window(
+                    start_ns=record["start_ns"] - costs[0],
+                    end_ns=record["end_ns"] + costs[1] + costs[2],
+                    steps=record["steps"],
+                    stood_still_ms=sum(costs) / 1e6,
+                )
+            )
+    return windows
