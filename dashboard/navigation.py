@@ -51,11 +51,10 @@ def main() -> None:
     again = st.Page(runs.page, title="Runs", url_path="runs")
     chosen = st.navigation([*made.values(), again], position="hidden")
     state.html(markup.STYLE)
-    if chosen.url_path in CHARTED:
-        state.load_charts()
-    _side_bar(made)
-    st.session_state["pages"] = made
-    chosen.run()
+    with state.charts_loaded(wanted=chosen.url_path in CHARTED):
+        _side_bar(made)
+        st.session_state["pages"] = made
+        chosen.run()
 
 
 def _icon() -> Image.Image:

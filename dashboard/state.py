@@ -7,12 +7,13 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 
 from ..profiler import library
@@ -363,10 +364,23 @@ def charts(
         st.plotly_chart(figure, width="stretch", key=key, config=config)
 
 
-def load_charts() -> None:
-    """Let the browser load what draws figures, 5 MB of script, while the page is being made."""
-    with st.container(key="load-charts"):
-        st.plotly_chart({"data": [], "layout": {}}, key="no-chart")
+@contextlib.contextmanager
+def charts_loaded(*, wanted: bool) -> Iterator[None]:
+    """Let the browser load what draws figures, 5 MB of script, while the page is being made.
+
+    Once a session; a figure without data, which nobody sees, asks for it and goes again.
+    """
+    place = st.empty()
+    if not wanted or "charts-loaded" in st.session_state:
+        yield
+        return
+    with place.container(key="load-charts"):
+        st.plotly_chart(go.Figure(), key="no-chart")
+    try:
+        yield
+    finally:
+        place.empty()
+        st.session_state["charts-loaded"] = True
 
 
 def short_name(source: Source, name: str) -> str:

@@ -29,6 +29,7 @@ from .errors import BoundscopeError, UnusableData, UsageError
 from .features import Features, derive, derive_from
 from .machine import calibrate
 from .machine.roofs import Roofs
+from .recorded_facts import count_in
 from .rules import discover
 from .rules.base import MIN_SHARE, RISKS, Evidenced
 from .run.files import read_whole
@@ -180,7 +181,7 @@ def find_roofs(run: Run, *, measure: bool) -> Roofs | None:
         return None
     facts = process.facts.items()
     keep_device_roofs(run.folder, [value for name, value in facts if name.startswith("device.")])
-    threads = int(process.facts.get("threads", "0") or 0) or None
+    threads = count_in(process.facts, "threads") or None
     roofs = calibrate.load(threads or os.cpu_count() or 1, process.torch)
     if roofs is None:
         with contextlib.suppress(BoundscopeError, OSError):

@@ -10,6 +10,7 @@ import numpy as np
 
 from .diagnosis import SLOTS, Slot
 from .metrics import growth_of, within
+from .recorded_facts import count_in, first_number
 from .run.load import Float, Run
 
 if TYPE_CHECKING:
@@ -35,17 +36,12 @@ def steady_span(rank: RankFeatures) -> tuple[int, int]:
 def threads_of(rank: RankFeatures) -> int:
     """Threads that the rank's ops run in; 1 where it is not known."""
     process = rank.data.process
-    text = process.facts.get("threads", "1") if process is not None else "1"
-    return int(text) if text.isdigit() else 1
+    return count_in(process.facts, "threads", 1) if process is not None else 1
 
 
 def cores_of(run: Run) -> float:
     """Cores that the job may use; 0 where nothing is recorded."""
-    text = run.manifest.environment.get("limits", {}).get("cores", "")
-    try:
-        return float(text.split(maxsplit=1)[0])
-    except (ValueError, IndexError):
-        return 0.0
+    return first_number(run.manifest.environment.get("limits", {}).get("cores", ""))
 
 
 def run_delay(run: Run, rank: RankFeatures) -> float:

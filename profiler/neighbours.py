@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .diagnosis import Warning_
+from .recorded_facts import cores_in, is_count
 from .run.load import MetricTable, Run
 
 BUSY_HOST_SHARE = 0.1
@@ -52,7 +53,7 @@ def others_share(run: Run, table: MetricTable) -> float | None:
     cores = {
         int(number): values
         for name, (_, values) in table.series.items()
-        if name.startswith("host.cpu.") and (number := name.split(".")[2]).isdigit()
+        if name.startswith("host.cpu.") and is_count(number := name.split(".")[2])
     }
     if whole is None or job is None or not cores or len(whole[1]) < BUSY_MIN_SAMPLES:
         return None
@@ -75,7 +76,7 @@ def lacked_a_core(table: MetricTable) -> bool:
         if name.endswith(DELAY) and len(values) >= BUSY_MIN_SAMPLES
     ]
     times, totals = table.series.get(PRESSURE, (np.empty(0), np.empty(0)))
-    if len(totals) >= BUSY_MIN_SAMPLES:
+    if len(totals) >= BUSY_MIN_SAMPLES and times[-1] > times[0]:
         waits.append(float(totals[-1] - totals[0]) * 1e3 / float(times[-1] - times[0]))
     return not waits or max(waits) > LACKED
 
@@ -84,9 +85,4 @@ def _allowed(run: Run, host: str) -> set[int]:
     """Numbers of the cores that the launcher might use on its own host, as "0-3,8" names them."""
     if host != run.manifest.host:
         return set()
-    found: set[int] = set()
-    for part in run.manifest.environment.get("limits", {}).get("cores_allowed", "").split(","):
-        first, _, last = part.strip().partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
+    return cores_in(run.manifest.environment.get("limits", {}).get("cores_allowed", ""))

@@ -11,6 +11,7 @@ from ..collectors.records import Frame
 from .features import RankFeatures
 from .hot_lines import is_user
 from .metrics import mean_of
+from .recorded_facts import count_in
 from .run.load import Run
 
 Cause = Literal["cpu", "network", "lock", "storage", "sleep", "unknown"]
@@ -93,8 +94,7 @@ def worker_stacks(run: Run, rank: int) -> Iterator[tuple[list[Frame], int]]:
 
 def worker_count(rank: RankFeatures) -> int:
     """Workers of the rank's loader with most of them; 0 where none is known."""
-    said = [site.facts.get("num_workers", "0") for site in rank.data.sites]
-    return max((int(text) for text in said if text.isdigit()), default=0)
+    return max((count_in(site.facts, "num_workers") for site in rank.data.sites), default=0)
 
 
 def in_fetch(frames: list[Frame]) -> bool:

@@ -7,6 +7,7 @@ import re
 from ...collectors.records import Process
 from ..diagnosis import Diagnosis, Finding
 from ..printable import printable
+from ..recorded_facts import is_count
 from ..report.escape import MAX_WORDS, escaped, slug
 from ..report.places import describe_place
 from ..run.load import Run
@@ -165,7 +166,7 @@ def _cpu(hardware: dict[str, str]) -> str:
 
 
 def _bytes(text: str) -> str:
-    return scaled(float(text), "iB", 1024.0) if text.isdigit() else ""
+    return scaled(float(text), "iB", 1024.0) if is_count(text) else ""
 
 
 def _in_brackets(text: str | None) -> str:
@@ -174,7 +175,7 @@ def _in_brackets(text: str | None) -> str:
 
 def _pairs(facts: dict[str, str]) -> str:
     shown = {
-        name: _bytes(value) if name.endswith("_bytes") and value.isdigit() else value
+        name: _bytes(value) if name.endswith("_bytes") and is_count(value) else value
         for name, value in facts.items()
     }
     return ", ".join(f"{name.removesuffix('_bytes')} {value}" for name, value in shown.items())

@@ -8,6 +8,7 @@ from ...collectors.records import Site, SpanKind
 from ..diagnosis import Evidence, Place
 from ..features import RankFeatures
 from ..hot_lines import hot_lines
+from ..recorded_facts import count_in
 from ..text import milliseconds, plural
 from ..whatif import Pipeline
 from .base import Evidenced, place
@@ -64,7 +65,7 @@ def loader_of(case: Evidenced, rank: RankFeatures, share: float | None = None) -
     """The loader that `rank` waits for longest, with what every finding about it says."""
     index = _slowest_loader(rank)
     facts = _facts(rank, index)
-    workers = int(facts.get("num_workers", "0") or 0)
+    workers = count_in(facts, "num_workers")
     evidence = [
         Evidence(
             f"rank {rank.rank} waits {milliseconds(rank.phase_ms['loader'])} of every step for the "
@@ -97,7 +98,7 @@ def pipeline_of(case: Evidenced, loader: Loader) -> Pipeline:
     """The loop and its loader for the replay of other settings."""
     rank = loader.rank
     process = rank.data.process
-    threads = int((process.facts.get("threads", "1") if process else "1") or 1)
+    threads = count_in(process.facts, "threads", 1) if process else 1
     wait = rank.phase_ms["loader"]
     step = sum(rank.phase_ms.values())
     return Pipeline(
@@ -144,7 +145,7 @@ def _places(
     if not places and facts.get("fetch_file"):
         method = "__iter__" if facts.get("kind") == "iterable" else "__getitem__"
         function = f"{facts.get('dataset', '')}.{method}"
-        line = int(facts.get("fetch_line", "0") or 0)
+        line = count_in(facts, "fetch_line")
         places = [Place(rank=rank.rank, file=facts["fetch_file"], line=line, function=function)]
     if loop is not None:
         places.append(Place(rank=rank.rank, file=loop.file, line=loop.line, function=loop.function))

@@ -12,6 +12,7 @@ from ..diagnosis import Evidence, Finding, Fix, Place, Saving, Slot
 from ..features import Features, RankFeatures
 from ..hot_lines import HotLine
 from ..lanes import replay_of
+from ..recorded_facts import MAX_CORES, first_number
 from ..trace.host import OpTime
 from ..whatif import Removal, Replay
 
@@ -96,7 +97,7 @@ class Evidenced:
     def cores(self) -> int:
         """Cores that the job may use on a host; 1 where nothing is recorded."""
         limits = self.features.run.manifest.environment.get("limits", {})
-        return max(1, math.floor(_number(limits.get("cores", "")) or 1))
+        return max(1, math.floor(min(first_number(limits.get("cores", "")), MAX_CORES)))
 
     @property
     def ranks_a_host(self) -> int:
@@ -254,10 +255,3 @@ def removable(ops: list[OpTime], share: float) -> float:
 def place(line: HotLine, rank: int | None = None) -> Place:
     """A hot line as a finding's place."""
     return Place(rank=rank, file=line.file, line=line.line, function=line.function)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text.split(maxsplit=1)[0])
-    except (ValueError, IndexError):
-        return 0.0
