@@ -45,6 +45,7 @@ from boundscope.profiler.tables.metrics import panels
 from boundscope.profiler.tables.steps import step_series
 
 SLOW_S = 20.0
+GZIP = b"\x1f\x8b"
 BUNDLED = 0.3
 """Share of the inputs of which a bundle is made: that takes as long as all else."""
 
@@ -82,7 +83,7 @@ def damage(folder: Path, rng: random.Random) -> None:
     for path in rng.sample(files, min(len(files), rng.randint(1, 3))):
         data = path.read_bytes()
         kind = rng.random()
-        if path.suffix == ".gz" and kind < 0.7:
+        if data[:2] == GZIP and kind < 0.7:
             inner = gzip.decompress(data)
             path.write_bytes(gzip.compress((distorted if kind < 0.4 else damaged)(inner, rng), 1))
         elif kind < 0.6:
