@@ -27,7 +27,7 @@ from .idle import (
     matching,
     spans_of,
 )
-from .intervals import EMPTY, Union, intersect, subtract, total, union
+from .intervals import EMPTY, Union, intersect, one_after_another, subtract, total, union
 from .kernels import KernelTime, kernel_times
 from .table import Category, Trace
 
@@ -114,11 +114,11 @@ def divide_device(
         slots[COPY_SLOTS[kind]] += value
     idle_union = subtract(whole, device.busy)
     idle_ns, synchronising = {}, EMPTY
-    for cause, spans in each_cause(trace, idle_union):
-        idle_ns[cause] = float(total(spans))
+    for cause, parts in each_cause(trace, idle_union):
+        idle_ns[cause] = float(sum(map(total, parts)))
         slots[IDLE_SLOTS[cause]] += idle_ns[cause]
         if cause == "synchronisation":
-            synchronising = spans
+            synchronising = one_after_another(parts)
     return DeviceWindow(
         start_ns=window[0],
         end_ns=window[1],

@@ -18,10 +18,11 @@ from .intervals import (
     EMPTY,
     Union,
     group_rows,
+    in_pieces,
     intersect,
     nest,
+    one_after_another,
     subtract,
-    total,
     union,
     union_of,
     union_of_chosen,
@@ -116,26 +117,31 @@ def idle_causes(trace: Trace, idle: Union) -> dict[str, Union]:
 
     The parts are disjoint and cover `idle`; causes that do not occur are left out.
     """
-    return dict(each_cause(trace, idle))
+    return {cause: one_after_another(parts) for cause, parts in each_cause(trace, idle)}
 
 
-def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, Union]]:
-    """Yield what `idle_causes` returns cause by cause: each may have a million intervals."""
-    left = idle
+def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, list[Union]]]:
+    """Yield what `idle_causes` returns cause by cause, in pieces in order of time.
+
+    Each may have a million intervals: of one cause at a time, and never in two copies.
+    """
+    left = in_pieces(idle)
     threads = launching_threads(trace)
     calls = host_calls(trace, threads)
     for cause in IDLE_CAUSES[:-1]:
-        if not len(left[0]):
+        if not left:
             break
         find = _SPANS.get(cause)
         spans = find(trace, threads) if find else _calls(trace, calls, cause)
-        taken = intersect(left, spans)
-        if total(taken):
-            left = subtract(left, spans)
+        taken = [part for piece in left if len((part := intersect(piece, spans))[0])]
+        if taken:
+            for number, piece in enumerate(left):
+                left[number] = subtract(piece, spans)
+            left = [piece for piece in left if len(piece[0])]
             yield cause, taken
         del spans, taken
         give_back_heap()
-    if total(left):
+    if left:
         yield "nothing-seen", left
 
 

@@ -54,7 +54,7 @@ def union_of_rows(
         if chosen is not None:
             starts, lengths = starts[chosen[block]], lengths[chosen[block]]
         _append(parts, union(starts, starts + lengths))
-    return _one_after_another(parts)
+    return one_after_another(parts)
 
 
 def _append(parts: list[Union], part: Union) -> None:
@@ -81,7 +81,14 @@ def _append(parts: list[Union], part: Union) -> None:
         parts.append((part[0][first:], part[1][first:]))
 
 
-def _one_after_another(parts: list[Union]) -> Union:
+def in_pieces(intervals: Union) -> list[Union]:
+    """Return a union as parts of it in order of time, so that work on one takes little memory."""
+    starts, ends = intervals
+    rows = range(0, len(starts), _BLOCK_ROWS)
+    return [(starts[row : row + _BLOCK_ROWS], ends[row : row + _BLOCK_ROWS]) for row in rows]
+
+
+def one_after_another(parts: list[Union]) -> Union:
     """Return disjoint unions, in order of time, as one; empties the list."""
     if len(parts) < 2:
         return parts.pop() if parts else EMPTY
@@ -104,22 +111,18 @@ def intersect(first: Union, second: Union) -> Union:
     (starts, ends), (others, other_ends) = first, second
     if len(starts) == 0:
         return EMPTY
-    begin = np.searchsorted(other_ends, starts, side="right")
-    count = np.searchsorted(others, ends, side="left") - begin
-    low, high = (np.empty(int(count.sum()), np.int64) for _ in range(2))
-    at = 0
+    parts: list[Union] = []
     for row in range(0, len(starts), _BLOCK_ROWS):
         block = slice(row, row + _BLOCK_ROWS)
-        counts = count[block]
+        begin = np.searchsorted(other_ends, starts[block], side="right")
+        counts = np.searchsorted(others, ends[block], side="left") - begin
         # pairs that overlap: interval `mine` of `first` with `theirs` of `second`, in order of time
         mine = np.repeat(np.arange(row, row + len(counts)), counts)
-        theirs = np.repeat(begin[block] - (np.cumsum(counts) - counts), counts)
+        theirs = np.repeat(begin - (np.cumsum(counts) - counts), counts)
         theirs += np.arange(len(mine))
-        out = slice(at, at + len(mine))
-        np.maximum(starts[mine], others[theirs], out=low[out])
-        np.minimum(ends[mine], other_ends[theirs], out=high[out])
-        at += len(mine)
-    return low, high
+        low = np.maximum(starts[mine], others[theirs])
+        parts.append((low, np.minimum(ends[mine], other_ends[theirs])))
+    return one_after_another(parts)
 
 
 def merge(first: Union, second: Union) -> Union:
@@ -133,6 +136,19 @@ def merge(first: Union, second: Union) -> Union:
 def subtract(first: Union, second: Union) -> Union:
     """Return the time that lies in `first` and not in `second`."""
     if len(first[0]) == 0 or len(second[0]) == 0:
+        return first
+    others, other_ends = second
+    parts: list[Union] = []
+    for block in in_pieces(first):
+        low = int(np.searchsorted(other_ends, block[0][0], side="right"))
+        high = int(np.searchsorted(others, block[1][-1], side="left"))
+        parts.append(_outside(block, (others[low:high], other_ends[low:high])))
+    return one_after_another(parts)
+
+
+def _outside(first: Union, second: Union) -> Union:
+    """As `subtract`, with memory for all of both."""
+    if len(second[0]) == 0:
         return first
     # The complement of `second`: between its intervals, and on both sides as far as `first` goes.
     starts = np.concatenate((first[0][:1], second[1]))
@@ -302,7 +318,7 @@ def union_of_chosen(start_ns: Int64, duration_ns: Int64, rows: npt.NDArray[np.in
         block = rows[begin : begin + _BLOCK_ROWS]
         starts = start_ns[block]
         _append(parts, union(starts, starts + duration_ns[block]))
-    return _one_after_another(parts)
+    return one_after_another(parts)
 
 
 def union_of(parts: Sequence[Union]) -> Union:

@@ -105,8 +105,8 @@ def launch_queues(trace: Trace, window: tuple[int, int] | None = None) -> list[L
     calls = launching_calls(trace, work)
     starts = events.start_ns[work]
     ends = starts + events.duration_ns[work]
-    called = events.start_ns[np.maximum(calls, 0)]
-    entered = np.where(calls >= 0, np.minimum(called, starts), starts)
+    entered = np.minimum(events.start_ns[np.maximum(calls, 0)], starts)
+    entered[calls < 0] = starts[calls < 0]
     if window is None and steps.source == "window":
         window = (int(entered.min()), int(ends.max()))
     window = window or (int(steps.start_ns[0]), int(steps.end_ns[-1]))
@@ -142,14 +142,14 @@ def queue_depth(entered: Int64, ended: Int64, window: tuple[int, int]) -> tuple[
     """
     low, high = window
     points = np.concatenate((np.clip(entered, low, high), np.clip(ended, low, high)))
-    change = np.ones(len(points), np.int64)
+    change = np.ones(len(points), np.int8)
     change[len(entered) :] = -1
     order = np.argsort(points, kind="stable")
-    points, depth = points[order], np.cumsum(change[order])
-    last = np.append(points[1:] > points[:-1], True) if len(points) else np.zeros(0, np.bool_)
-    times, depths = points[last], depth[last]
-    before = times < high
-    times, depths = times[before], depths[before]
+    points, change = points[order], change[order]
+    del order
+    chosen = points < high  # of several at one time the last
+    chosen[:-1] &= points[1:] > points[:-1]
+    times, depths = points[chosen], np.cumsum(change, dtype=np.int64)[chosen]
     if not len(times) or times[0] > low:
         times, depths = np.append(low, times), np.append(0, depths)
     return times, depths
