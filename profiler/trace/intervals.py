@@ -20,6 +20,7 @@ Union: TypeAlias = tuple[Int64, Int64]
 """Sorted, disjoint intervals: (starts, ends)."""
 
 _BLOCK_ROWS = 1 << 17
+_PIECE_ROWS = 1 << 15
 
 EMPTY: Union = (np.empty(0, np.int64), np.empty(0, np.int64))
 
@@ -84,8 +85,8 @@ def _append(parts: list[Union], part: Union) -> None:
 def in_pieces(intervals: Union) -> list[Union]:
     """Return a union as parts of it in order of time, so that work on one takes little memory."""
     starts, ends = intervals
-    rows = range(0, len(starts), _BLOCK_ROWS)
-    return [(starts[row : row + _BLOCK_ROWS], ends[row : row + _BLOCK_ROWS]) for row in rows]
+    rows = range(0, len(starts), _PIECE_ROWS)
+    return [(starts[row : row + _PIECE_ROWS], ends[row : row + _PIECE_ROWS]) for row in rows]
 
 
 def one_after_another(parts: list[Union]) -> Union:
@@ -106,6 +107,8 @@ def total(intervals: Union) -> int:
 
 def intersect(first: Union, second: Union) -> Union:
     """Return the time that lies in both unions."""
+    first = _beside(first, second)
+    second = _beside(second, first)
     if len(first[0]) > len(second[0]):
         first, second = second, first
     (starts, ends), (others, other_ends) = first, second
@@ -125,6 +128,15 @@ def intersect(first: Union, second: Union) -> Union:
     return one_after_another(parts)
 
 
+def _beside(intervals: Union, other: Union) -> Union:
+    """Return the intervals between the first and the last moment of the other union."""
+    if not len(intervals[0]) or not len(other[0]):
+        return EMPTY
+    low = int(np.searchsorted(intervals[1], other[0][0], side="right"))
+    high = int(np.searchsorted(intervals[0], other[1][-1], side="left"))
+    return intervals[0][low:high], intervals[1][low:high]
+
+
 def merge(first: Union, second: Union) -> Union:
     """Return the time that lies in either union."""
     return union(
@@ -137,12 +149,9 @@ def subtract(first: Union, second: Union) -> Union:
     """Return the time that lies in `first` and not in `second`."""
     if len(first[0]) == 0 or len(second[0]) == 0:
         return first
-    others, other_ends = second
     parts: list[Union] = []
     for block in in_pieces(first):
-        low = int(np.searchsorted(other_ends, block[0][0], side="right"))
-        high = int(np.searchsorted(others, block[1][-1], side="left"))
-        parts.append(_outside(block, (others[low:high], other_ends[low:high])))
+        parts.append(_outside(block, _beside(second, block)))
     return one_after_another(parts)
 
 
