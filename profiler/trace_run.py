@@ -16,6 +16,7 @@ from .errors import UnusableData
 from .features import RankInput
 from .run.load import RankData, Run, SpanTable, load_run
 from .run.manifest import FILE_NAME
+from .run.sound import sound_world_size
 from .timeline import PHASES, Timeline
 from .trace.device import device_time, device_work
 from .trace.device_steps import device_steps
@@ -153,7 +154,7 @@ def rank_input(rank: int, traces: list[Trace], world: int) -> RankInput:
         process=None,
         memory=[],
         gaps=[],
-        world_size=world or None,
+        world_size=sound_world_size(world),
     )
     judged = [_judged(trace) for trace in traces]
     longest = max(judged, key=lambda one: len(one.trace.events))

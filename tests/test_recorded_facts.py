@@ -10,7 +10,9 @@ import pytest
 
 from boundscope import sample_traces
 from boundscope.profiler.diagnose import diagnose_run
+from boundscope.profiler.kept import is_sound
 from boundscope.profiler.recorded_facts import MAX_CORES, cores_in, count_in, first_number
+from boundscope.profiler.run.sound import MAX_RANKS, sound_world_size
 
 NO_COUNTS = ["", "x" * 5000, "9" * 5000, "²", "٣", "-1", "1.5", "1e9", " 2", "nan"]
 HUGE_CORES = "0-99999999999999"
@@ -47,8 +49,18 @@ def test_a_list_of_cores(text: str, cores: set[int]) -> None:
     assert cores_in(text) == cores
 
 
+@pytest.mark.parametrize(
+    ("said", "sound"),
+    [(None, None), (0, None), (-3, None), (2, 2), (MAX_RANKS, MAX_RANKS), (2_000_000_000, None)],
+)
+def test_a_number_of_ranks(said: int | None, sound: int | None) -> None:
+    assert sound_world_size(said) == sound
+
+
 def spoiled(record: dict[str, Any], text: str) -> dict[str, Any]:
-    """The record with this text in place of every fact."""
+    """The record with this text in place of every fact, and more ranks than there can be."""
+    if record["t"] == "header":
+        record["world_size"] = 2_000_000_000
     if "facts" in record:
         record["facts"] = dict.fromkeys([*record["facts"], "threads", "num_workers"], text)
         record["facts"].update(fetch_file="x.py", fetch_line=text)
@@ -73,4 +85,8 @@ def test_a_run_with_such_facts_is_diagnosed(name: str, text: str, tmp_path: Path
     told["environment"] = {**told["environment"], "limits": limits}
     manifest.write_text(json.dumps(told))
 
-    assert diagnose_run(folder).verdict.bound == bound == "input"
+    spoilt = diagnose_run(folder)
+
+    assert spoilt.verdict.bound == bound == "input"
+    assert spoilt.run.world_size == 1
+    assert is_sound(spoilt)

@@ -33,6 +33,7 @@ from ...collectors.records import (
 )
 from .files import RecordFile, read_records
 from .manifest import read_manifest, read_members
+from .sound import sound_world_size
 from .status import Status, effective_status
 
 RANK_FOLDER = re.compile(r"rank-(\d+)-(\d+)(?:-\d+)?")
@@ -291,7 +292,7 @@ def load_rank(folder: Path) -> RankData:
         process=next((r for r in reversed(records) if isinstance(r, Process)), None),
         memory=[record for record in records if isinstance(record, Memory)],
         gaps=[record for record in records if isinstance(record, Gap)],
-        world_size=None if header is None else header.world_size,
+        world_size=None if header is None else sound_world_size(header.world_size),
         closed=file.closed,
     )
 

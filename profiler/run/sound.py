@@ -22,6 +22,15 @@ def _is_whole(kind: msgspec.inspect.Type) -> bool:
     return isinstance(kind, msgspec.inspect.IntType)
 
 
+MAX_RANKS = 1_000_000
+"""Several times the largest jobs that were reported."""
+
+
+def sound_world_size(said: int | None) -> int | None:
+    """Return a job's number of ranks as a record says it; None where no job has so many."""
+    return said if said is not None and 0 < said <= MAX_RANKS else None
+
+
 _FIELDS: dict[type, tuple[str, ...]] = {}
 
 
