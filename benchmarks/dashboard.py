@@ -302,9 +302,11 @@ def looking(folder: Path) -> Iterator[tuple[str, Any, Memory]]:
         )
         memory = Memory(int(url.rpartition(":")[2]))
         memory.start()
-        yield url, context, memory
-        context.close()
-        memory.end()
+        try:
+            yield url, context, memory
+        finally:
+            context.close()
+            memory.end()
 
 
 def acts(report: Report, url: str, context: Any, repeats: int) -> None:

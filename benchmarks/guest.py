@@ -94,7 +94,9 @@ def without_wrappers(torch: Any) -> Iterator[None]:
     of_collections = list(gc.callbacks)
     try:
         gc.callbacks[:] = [
-            each for each in of_collections if not each.__module__.startswith("boundscope")
+            each
+            for each in of_collections
+            if "boundscope" not in str(getattr(each, "__module__", ""))
         ]
         for owner, name, wrapper in wrappers:
             setattr(owner, name, wrapper.__wrapped__)

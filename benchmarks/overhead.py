@@ -9,7 +9,8 @@ fixed piece of work took around it than at best.
 
 Two trainings differ by several percent for as long as they live, whatever wraps them, more than is
 to be told: pairs of trainings come first in the table, and the figures that count after them. Those
-of the steps come from turns within one training (`overhead_turns.py`); that of a whole run is the
+of the steps are medians over pairs of turns within one training of each size (`overhead_turns.py`;
+what differs from one training to the next is not in their intervals); that of a whole run is the
 sum of its start and end, its trace windows, and what turns say of its steps.
 
     python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 5] [--turns 100]
@@ -261,7 +262,7 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     """Measure and print everything; True when every limit holds."""
     pace = Pace()
     child = children(args.children, scratch)
-    turns = Turning(args.turns, TURN_S)
+    turns = Turning(args.turns // 3 if args.quick else args.turns, TURN_S)
     by_turns = [figure for size in SIZES for figure in turn_figures(size, turns, scratch)]
     short = pairs(args.step_pairs, "1ms", 1500 if args.quick else 4000, scratch, pace)
     long = pairs(args.step_pairs, "20ms", 150 if args.quick else 300, scratch, pace)
@@ -280,7 +281,7 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
         print(one.row())
     for row in window_rows(whole):
         print(row)
-    return all(one.verdict() == "pass" for one in within)
+    return all(one.verdict() in ("pass", "-") for one in within)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Figure:
     limit: float
 
     def verdict(self) -> str:
+        if math.isinf(self.limit):
+            return "-"
         if self.high <= self.limit:
             return "pass"
         return "FAIL" if self.low > self.limit else "open"

@@ -40,6 +40,7 @@ from overhead_figures import (
     ratio,
     windows_of,
 )
+from quiet import QUIET_TIMEOUT_S, wait_until_quiet
 
 SIZES = ("20ms", "1ms")
 TURN_S = 0.5
@@ -131,6 +132,10 @@ class Turning:
     turn_s: float
     part: str = "both"
 
+    def limit_s(self) -> float:
+        """Several times as long as it takes."""
+        return 60 + 10 * self.turns * (self.turn_s + SETTLE_S)
+
 
 def train_wrapped(size: str, how: Turning, scratch: Path) -> list[tuple[Any, Any]]:
     """The pairs of turns of one training that no trace window touched."""
@@ -138,7 +143,13 @@ def train_wrapped(size: str, how: Turning, scratch: Path) -> list[tuple[Any, Any
     child = [sys.executable, __file__, "--child", size, "--log", str(log)]
     child += ["--turns", str(how.turns), "--turn-s", str(how.turn_s), "--part", how.part]
     command = [sys.executable, "-m", "boundscope", "run", "-o", str(run_folder), "--", *child]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=scratch)
+    wait_until_quiet(QUIET_TIMEOUT_S)
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=scratch, timeout=how.limit_s()
+        )
+    except subprocess.TimeoutExpired:  # a training that died in its turn alone left us stopped
+        sys.exit(f"{' '.join(command)} did not end")
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     windows = windows_of(run_folder)
@@ -213,7 +224,7 @@ def main() -> int:
         ]
     for one in rows:
         print(one.row())
-    return 0 if all(one.verdict() == "pass" for one in rows) else 1
+    return 0 if all(one.verdict() in ("pass", "-") for one in rows) else 1
 
 
 if __name__ == "__main__":

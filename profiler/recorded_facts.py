@@ -9,6 +9,9 @@ from collections.abc import Mapping
 MAX_CORES = 1 << 14
 """Twice what Linux can have (NR_CPUS): a longer list of cores is no list of cores."""
 
+MAX_LIST = 1 << 17
+"""Characters of such a list that are read."""
+
 _COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -33,11 +36,19 @@ def first_number(text: str) -> float:
 
 
 def cores_in(text: str) -> set[int]:
-    """Return the numbers of the cores that a list names, as the kernel writes it: "0-3,8"."""
+    """Return the numbers of the cores that a list names, as the kernel writes it: "0-3,8".
+
+    None where it names more than there can be.
+    """
     found: set[int] = set()
-    for part in text.split(","):
+    named = 0
+    for part in text[:MAX_LIST].split(","):
         first, _, last = part.strip().partition("-")
         last = last or first
-        if is_count(first) and is_count(last) and int(last) < MAX_CORES:
-            found.update(range(int(first), int(last) + 1))
+        if not is_count(first) or not is_count(last):
+            continue
+        named += max(0, int(last) - int(first) + 1)
+        if named > MAX_CORES:
+            return set()
+        found.update(range(int(first), int(last) + 1))
     return found

@@ -13,10 +13,12 @@ from boundscope.profiler.trace.intervals import (
     clip,
     covered,
     group_rows,
+    in_pieces,
     intersect,
     merge,
     nest,
     nesting,
+    one_after_another,
     self_time,
     subtract,
     total,
@@ -73,8 +75,13 @@ def test_intersection_difference_and_merge_are_those_of_the_point_sets(
 ) -> None:
     first, second = union(*arrays(first_items)), union(*arrays(second_items))
 
-    both, only, either = intersect(first, second), subtract(first, second), merge(first, second)
+    with mock.patch.multiple(intervals, _BLOCK_ROWS=2, _PIECE_ROWS=2):
+        both, only = intersect(first, second), subtract(first, second)
+        pieces = [intersect(piece, second) for piece in in_pieces(first)]
+    either = merge(first, second)
 
+    assert is_union(only)
+    assert points(one_after_another(pieces)) == points(both)
     assert points(both) == points(first) & points(second)
     assert points(only) == points(first) - points(second)
     assert points(either) == points(first) | points(second)

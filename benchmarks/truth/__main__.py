@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -124,9 +125,18 @@ def facts(rows: list[Row], timings: list[Timing], args: argparse.Namespace) -> l
         f"`{command}` at commit {commit or 'unknown'}: {len(rows)} of {len(chosen(args))} cases, "
         f"{os.cpu_count()} cores "
         f"({_processor()}), torch {torch.__version__}, Python {platform.python_version()}. "
-        f"Other programs used more than {BUSY_CORES} cores beside {100 * noisy:.0f} % of the runs.",
+        f"Other programs used more than {BUSY_CORES} cores beside {100 * noisy:.0f} % of the runs. "
+        f"{_repeated(mine)}",
         f"Held out while rules were tuned: {', '.join(sorted(UNTUNED_FAMILIES))}.",
     ]
+
+
+def _repeated(timings: list[Timing]) -> str:
+    """How many of the variants were measured how often."""
+    often = Counter((t.case, t.variant) for t in timings if not t.error)
+    counts = sorted(Counter(often.values()).items())
+    told = (f"{number} variants {times} times" for times, number in counts)
+    return f"Measured: {', '.join(told)}."
 
 
 def selection(args: argparse.Namespace) -> list[str]:

@@ -18,15 +18,24 @@ class GarbagePauses:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._start = 0
+        self._works = True
         gc.callbacks.append(self._on_collection)
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        if (
+            not self._works
+        ):  # and stays: taken out here, it would make the interpreter skip the next
+            return
         if phase == "start":
             self._start = time.monotonic_ns()
             return
         now = time.monotonic_ns()
         if self._start and now - self._start >= MIN_PAUSE_NS:
-            self._recorder.span(SpanKind.GC, self._start, now, info.get("generation", 0))
+            try:
+                self._recorder.span(SpanKind.GC, self._start, now, info.get("generation", 0))
+            except Exception:  # the interpreter would print it
+                self._works = False
+                self._recorder.crashed("inside", "pauses of garbage collection: no longer recorded")
         self._start = 0
 
     def close(self) -> None:

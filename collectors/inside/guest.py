@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import sys
 import threading
@@ -17,7 +16,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..records import Gap, Site, SpanKind
 from .facts import (
@@ -30,7 +29,8 @@ from .facts import (
     unsupported,
 )
 from .garbage import GarbagePauses
-from .manners import leave_without_destructors, raised_by_signal_handler
+from .guards import SLOW_CALLS, SLOW_NS, caught, guarded
+from .manners import leave_without_destructors
 from .memory import DeviceMemory
 from .recorder import Recorder
 from .sites import SiteBook
@@ -46,39 +46,6 @@ EVAL_SPANS_A_STEP = 512
 
 FACTS_AT_STEP = 2
 """By then torch has worked in the training thread: asking it for its threads changes nothing."""
-
-SLOW_NS = 250_000_000
-SLOW_CALLS = 3
-"""A method of ours that takes so long so many times in a row is stopped: the training waits for it.
-The slowest that is known, starting a profiler on a GPU for the first time, is one call."""
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def guarded(method: Method) -> Method:
-    """Keep any failure of ours out of the training; the failing part stops and is named.
-
-    What runs several times in each step and only keeps a span does without: the guard would cost
-    more than all else, and `Recorder.span` does not fail.
-    """
-    name = method.__name__
-
-    @functools.wraps(method)
-    def wrapper(self: Guest, *args: Any) -> Any:
-        start = time.monotonic_ns()
-        try:
-            return method(self, *args)
-        except Exception as error:
-            if raised_by_signal_handler(error) is not None:
-                raise
-            self.disable(name)
-            return None
-        finally:
-            took = time.monotonic_ns() - start
-            if took > SLOW_NS or name in self.slow_calls:
-                self.took(name, took)
-
-    return wrapper  # type: ignore[return-value]
 
 
 def arm(run_folder: str) -> None:
@@ -210,7 +177,7 @@ class Guest:
     def took(self, name: str, took_ns: int) -> None:
         """Count calls that took too long; a method that always does is stopped and named."""
         if took_ns <= SLOW_NS:
-            del self.slow_calls[name]
+            self.slow_calls.pop(name, None)
             return
         self.slow_calls[name] = self.slow_calls.get(name, 0) + 1
         if self.slow_calls[name] == SLOW_CALLS:
@@ -298,6 +265,7 @@ class Guest:
         assert self.recorder is not None
         self.recorder.record(Site("loader-facts", index, facts=loader_facts(loader)))
 
+    @caught
     def loader_waited(self, iterator: Any, start: int, cpu_start: int) -> None:
         """The loop got a batch; `cpu_start` is the thread's CPU time when it asked."""
         recorder = self.recorder
@@ -331,6 +299,7 @@ class Guest:
             index = self._loaders.get(id(iterator), 0)
             recorder.span(SpanKind.LOADER_END, start, time.monotonic_ns(), index)
 
+    @caught
     def optimizer_begins(self, optimizer: Any) -> None:
         """An optimizer's step starts; one inside another's (a wrapper) is not a step.
 
@@ -408,6 +377,7 @@ class Guest:
             self.recorder.find_place()
             self.recorder.record(process_record(self.torch, trained=True))
 
+    @caught
     def forward_ran(self, start: int) -> None:
         """A module that no other module called has run."""
         end, without_gradients = time.monotonic_ns(), 0
@@ -422,12 +392,14 @@ class Guest:
         if recorder is not None:
             recorder.span(SpanKind.FORWARD, start, end, without_gradients)
 
+    @caught
     def gradients_cleared(self, start: int) -> None:
         """An optimizer cleared its gradients."""
         recorder, end = self.recorder, time.monotonic_ns()
         if recorder is not None:
             recorder.span(SpanKind.ZERO_GRAD, start, end)
 
+    @caught
     def backward_begins(self) -> None:
         """A backward pass starts: whatever was in `eval()` so far takes part in the training."""
         if self._evaluating:
@@ -443,6 +415,7 @@ class Guest:
         """A place where a window that is open or wanted may end or start."""
         windows.boundary()
 
+    @caught
     def backward_ran(self, start: int) -> None:
         """A backward pass ended."""
         recorder, end = self.recorder, time.monotonic_ns()

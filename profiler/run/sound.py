@@ -28,7 +28,7 @@ MAX_RANKS = 1_000_000
 
 def sound_world_size(said: int | None) -> int | None:
     """Return a job's number of ranks as a record says it; None where no job has so many."""
-    return said if said is not None and 0 < said <= MAX_RANKS else None
+    return int(said) if said is not None and 0 < said <= MAX_RANKS else None
 
 
 _FIELDS: dict[type, tuple[str, ...]] = {}

@@ -23,6 +23,7 @@ from .intervals import (
     nest,
     one_after_another,
     subtract,
+    total,
     union,
     union_of,
     union_of_chosen,
@@ -125,7 +126,7 @@ def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, list[Union]]]:
 
     Each may have a million intervals: of one cause at a time, and never in two copies.
     """
-    left = in_pieces(idle)
+    left = in_pieces(idle) if total(idle) else []
     threads = launching_threads(trace)
     calls = host_calls(trace, threads)
     for cause in IDLE_CAUSES[:-1]:

@@ -19,7 +19,7 @@ def broken(fault: str, *words: str, **more: object) -> Case:
 
 FORKED = [
     broken("raise:activate", steps=0),
-    broken("raise:wait", steps=0),
+    broken("raise:span", steps=0),
     broken("raise:sites"),
     broken("raise:ticker"),
     broken("raise:tick"),
@@ -45,6 +45,7 @@ FORKED = [
 ALONE = [
     broken("raise:arm", group="", steps=0),
     broken("raise:install", group="", steps=0),
+    broken("raise:wait", "--optimizer", group=""),
     broken("raise:after-fork", "--workers", "2", group="", gap=None),
 ]
 

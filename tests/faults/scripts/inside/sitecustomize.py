@@ -55,6 +55,7 @@ def plant(fault):
         "arm": (guest, "announce"),
         "install": (patches, "_loaders"),
         "activate": (guest, "process_record"),
+        "span": (recorder.Recorder, "span"),
         "wait": (guest.Guest, "_keep_wait"),
         "sites": (guest.SiteBook, "site"),
         "ticker": (guest.StepTicker, "batch"),
