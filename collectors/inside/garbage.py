@@ -6,6 +6,7 @@ import gc
 import time
 
 from ..records import SpanKind
+from .manners import raised_by_signal_handler
 from .recorder import Recorder
 
 MIN_PAUSE_NS = 20_000
@@ -33,7 +34,9 @@ class GarbagePauses:
         if self._start and now - self._start >= MIN_PAUSE_NS:
             try:
                 self._recorder.span(SpanKind.GC, self._start, now, info.get("generation", 0))
-            except Exception:  # the interpreter would print it
+            except Exception as error:  # the interpreter would print it
+                if raised_by_signal_handler(error) is not None:
+                    raise  # redelivered by manners.redeliver_lost_signals
                 self._works = False
                 self._recorder.crashed("inside", "pauses of garbage collection: no longer recorded")
         self._start = 0
