@@ -23,9 +23,7 @@ class GarbagePauses:
         gc.callbacks.append(self._on_collection)
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
-        if (
-            not self._works
-        ):  # and stays: taken out here, it would make the interpreter skip the next
+        if not self._works:  # taken out here, the interpreter would skip the one after it
             return
         if phase == "start":
             self._start = time.monotonic_ns()
