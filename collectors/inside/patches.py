@@ -168,13 +168,13 @@ def _forward(torch: Any, guest: Guest) -> None:
     module_class = torch.nn.Module
     call = module_class.__call__
     compiling = _compiling(torch)
-    # The cheaper of the two for the many inner calls; torch 2.2 lacks it.
+    # The cheaper of the two for the many inner calls; an older torch may lack it.
     tracing: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", compiling)
 
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if tracing() or guest.in_forward or guest.forward_left <= 0 or compiling():
-            if len(args) == 1 and not kwargs:  # the usual call, in half the time
+            if len(args) == 1 and not kwargs:  # the usual call: nothing to pack and unpack
                 return call(self, args[0])
             return call(self, *args, **kwargs)
         guest.in_forward = True

@@ -23,7 +23,7 @@ def _is_whole(kind: msgspec.inspect.Type) -> bool:
 
 
 MAX_RANKS = 1_000_000
-"""Several times the largest jobs that were reported."""
+"""Beyond that a record is damaged, or meant to do harm."""
 
 
 def sound_world_size(said: int | None) -> int | None:
