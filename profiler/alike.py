@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..collectors.records import Window
 from .timeline import WORK_PHASES, Timeline
-from .trace.intervals import EMPTY, Union, union
+from .trace.intervals import EMPTY, Union, subtract, union
 
 UNLIKE = 1.5
 """Steps of a trace window that take so many times the others' work (or the inverse), the profiler's
@@ -31,9 +31,10 @@ MIN_CALM = 3
 def unlike_steps(line: Timeline, windows: Sequence[Window]) -> npt.NDArray[np.bool_]:
     """Mark profiled steps that do not resemble the unprofiled ones, one entry a step.
 
-    On a machine with other programs a burst of theirs can fall into a window of a few steps. Where
-    other profiled steps are like the run's, those speak for it. None is marked where all profiled
-    steps are unlike, or where too few were left unprofiled: then the whole window is what there is.
+    On a machine with other programs a burst of theirs can fall into a window of a few steps, and a
+    window may end within a step, of which it then shows some parts more than others. Where whole
+    profiled steps are like the run's, those speak for it. None is marked where there is no such
+    step, or where too few were left unprofiled: then the whole window is what there is.
     """
     none = np.zeros(len(line), np.bool_)
     if line.calm.sum() < MIN_CALM or not windows:
@@ -43,19 +44,25 @@ def unlike_steps(line: Timeline, windows: Sequence[Window]) -> npt.NDArray[np.bo
     usual = float(np.median(calm))
     lowest = min(usual / UNLIKE, float(np.quantile(calm, 1 - USUAL_RANGE)))
     highest = max(usual * UNLIKE, float(np.quantile(calm, USUAL_RANGE)))
-    whole, unlike = none.copy(), none.copy()
+    whole, cut, unlike = none.copy(), none.copy(), none.copy()
     for window in windows:
         inside = inside_of(line, window)
+        cut |= (line.start_ns < window.end_ns) & (line.end_ns > window.start_ns) & ~inside
         cost = MAX_EVENT_OVERHEAD_NS * window.events / max(1, window.steps)
         whole |= inside
         unlike |= inside & ((work < lowest) | (work > highest + cost))
-    return unlike if (whole & ~unlike).any() else none
+    return unlike | (cut & ~whole) if (whole & ~unlike).any() else none
 
 
 def inside_of(line: Timeline, window: Window) -> npt.NDArray[np.bool_]:
     """Steps wholly inside the window: its first one began before the profiler was started."""
-    begin = window.start_ns - window.start_cost_ns - MARKED_WITHIN_NS
-    return (line.start_ns >= begin) & (line.end_ns <= window.end_ns)
+    return (line.start_ns >= _begin(window)) & (line.end_ns <= window.end_ns)
+
+
+def _begin(window: Window) -> int:
+    """When the step or phase at whose mark the window was started may have begun at the earliest,
+    ns."""
+    return window.start_ns - window.start_cost_ns - MARKED_WITHIN_NS
 
 
 def telling_steps(line: Timeline, window: Window) -> int:
@@ -69,3 +76,24 @@ def time_of_unlike(line: Timeline) -> Union:
     if line.unlike is None:
         return EMPTY
     return union(line.start_ns[line.unlike], line.end_ns[line.unlike])
+
+
+def telling_phases(line: Timeline, windows: Sequence[Window]) -> dict[str, Union]:
+    """The intervals of each work phase that speak for the run.
+
+    Steps that do not are left out, and a phase that a window shows only a part of, where any window
+    shows one whole: a backward pass exchanges gradients last.
+    """
+    left_out = time_of_unlike(line)
+    return {p: _whole(subtract(line.phase_intervals[p], left_out), windows) for p in WORK_PHASES}
+
+
+def _whole(phase: Union, windows: Sequence[Window]) -> Union:
+    """A phase's intervals without those that a window cuts, where one lies whole in a window."""
+    starts, ends = phase
+    whole, cut = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    for window in windows:
+        inside = (starts >= _begin(window)) & (ends <= window.end_ns)
+        whole |= inside & (ends > window.start_ns)
+        cut |= (starts < window.end_ns) & (ends > window.start_ns) & ~inside
+    return (starts[~cut], ends[~cut]) if whole.any() else phase

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..collectors.records import Window
-from .alike import time_of_unlike, unlike_steps
+from .alike import telling_phases, unlike_steps
 from .contradictions import (
     started_apart,
     still_starting,
@@ -321,8 +321,7 @@ def _health(item: RankInput) -> list[Warning_]:
 def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> RankFeatures:
     line = replace(item.line, unlike=unlike_steps(item.line, [w for w, _ in item.traces]))
     windows: list[tuple[Window, HostWindow]] = []
-    left_out = time_of_unlike(line)
-    phases = {p: subtract(line.phase_intervals[p], left_out) for p in WORK_PHASES}
+    phases = telling_phases(line, [window for window, _ in item.traces])
     for window, trace in item.traces:
         divided = divide(trace, phases, (window.start_ns, window.end_ns), roofs, transfers)
         if divided is not None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from boundscope.collectors.records import Window
-from boundscope.profiler.alike import telling_steps, time_of_unlike, unlike_steps
+from boundscope.profiler.alike import telling_phases, telling_steps, time_of_unlike, unlike_steps
 from boundscope.profiler.timeline import Timeline
+from boundscope.profiler.trace.intervals import EMPTY
 
 from .line_material import MS, line_of
 
@@ -79,3 +80,37 @@ def test_a_step_that_began_as_the_profiler_was_being_started_is_a_whole_one() ->
     window = Window(0, started, int(line.end_ns[12]), 10, 3, start_cost_ns=int(2.5 * MS))
 
     assert telling_steps(line, window) == 3
+
+
+def cut_within(line: Timeline, step: int, after_ms: float) -> Window:
+    """A window that began with a step and ended within it."""
+    begin = int(line.start_ns[step])
+    return Window(0, begin, begin + int(after_ms * MS), step, 0, truncated=True)
+
+
+def test_a_step_that_a_window_cuts_speaks_for_the_run_only_where_no_whole_one_does() -> None:
+    line = line_of([10.0] * 30, slice(10, 13))
+
+    assert marked(line, cut_within(line, 10, 6.0)) == []
+    assert marked(line, cut_within(line, 10, 6.0), window_over(line, 11, 13)) == [10]
+
+
+def test_a_phase_that_a_window_cuts_is_left_out_where_another_is_whole() -> None:
+    line = line_of([10.0] * 30, slice(10, 12))
+    forward = line.start_ns, line.start_ns + 3 * MS
+    backward = line.start_ns + 3 * MS, line.end_ns
+    intervals = {"forward": forward, "backward": backward, "optimizer": EMPTY, "rest": EMPTY}
+    line = Timeline(**{**vars(line), "phase_intervals": intervals})
+    early, late = cut_within(line, 10, 6.0), cut_within(line, 11, 2.0)
+
+    both = telling_phases(line, [early, late])
+    alone = telling_phases(line, [cut_within(line, 10, 2.0), late])
+
+    # The backward pass of step 10 is all there is of one; of step 11 not even the forward is whole.
+    assert [line.start_ns[10] in both["forward"][0], line.start_ns[11] in both["forward"][0]] == [
+        True,
+        False,
+    ]
+    assert backward[0][10] in both["backward"][0]
+    assert line.start_ns[10] in alone["forward"][0]
+    assert line.start_ns[11] in alone["forward"][0]

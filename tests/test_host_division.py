@@ -151,6 +151,47 @@ def test_an_exposed_collective_is_network_and_the_wait_for_a_late_rank_imbalance
     assert last_arrivals({0: mine, 1: theirs}) == {0: 0, 1: 1}
 
 
+def test_ops_that_are_there_for_the_exchange_alone_are_network() -> None:
+    trace = make_trace(
+        ("ProfilerStep#1", 0, 3_000, 0, None),
+        ("aten::add", 0, 1_000, 0, ADD),
+        ("autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", 1_000, 700, 0, None),
+        ("torch::distributed::reducer::mul_out", 1_050, 200, 0, None),
+        ("aten::mul", 1_060, 180, 0, HALF_MEGABYTE),
+        ("c10d::allreduce_", 1_300, 300, 0, None),
+        ("gloo:all_reduce", 1_550, 950, 1, HALF_MEGABYTE),
+        ("torch.distributed.ddp.reducer::copy_bucket_to_grad", 2_600, 400, 0, None),
+    )
+    everywhere = (np.array([0]), np.array([3_000 * US]))
+
+    found = shares(trace, 3_000, everywhere)
+
+    # 200 for the bucket, 300 for the call, 800 of waiting after the last op, 400 out of the bucket.
+    assert found["network"] == pytest.approx(1_700)
+    assert found["host"] == pytest.approx(2 + 200 + 100)
+    assert found["memory"] == pytest.approx(998)
+    assert "imbalance" not in found
+    result = divide(trace, whole(0, 3_000), (0, 3_000 * US), ROOFS)
+    assert result is not None
+    slots = {op.name: op.slot for op in result.ops}
+    assert slots["c10d::allreduce_"] == slots["aten::mul"] == "network"
+    assert slots["aten::add"] == "memory"
+
+
+def test_a_call_of_a_collective_on_an_unseen_device_is_not_judged() -> None:
+    trace = make_trace(
+        ("ProfilerStep#1", 0, 1_000, 0, None),
+        ("c10d::allreduce_", 0, 400, 0, None),
+        ("cudaLaunchKernel", 100, 50, 0, None),
+    )
+    launches = np.isin(trace.events.name, [trace.names.index("cudaLaunchKernel")])
+    trace.events.category[launches] = Category.RUNTIME
+
+    found = shares(trace, 1_000)
+
+    assert found == pytest.approx({"other": 400, "host": 600})
+
+
 def test_a_collective_that_one_rank_did_not_record_counts_as_transfer() -> None:
     only_mine = [Collective("gloo:all_reduce", 7, 0, 64, 100, 900)]
 

@@ -60,6 +60,7 @@ def find(case: Evidenced) -> list[Finding]:
             evidence=[*_evidence(rank, found, link, hidden), *_link_evidence(link)],
             where=where,
             fixes=_fixes(main, link, hidden),
+            cold=rank,
         )
     )
     return [*findings, *_retransmits(case, rank)]

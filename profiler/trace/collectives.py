@@ -26,6 +26,16 @@ STEP_ANNOTATION = "ProfilerStep#"
 
 HOST_PREFIXES = ("gloo:", "mpi:")
 
+EXCHANGE_PREFIXES = (
+    "c10d::",
+    "_c10d_functional::",
+    "record_param_comms",
+    "torch::distributed::reducer::",
+    "torch.distributed.ddp.reducer::",
+    "fsdp::",
+)
+"""Ops of the training thread that are there for the exchange alone (torch 2.13)."""
+
 MIN_COMMON = 3
 """Clocks are aligned by at least so many collectives that all ranks recorded."""
 
@@ -121,6 +131,17 @@ def host_collectives(trace: Trace, main: int) -> list[Collective]:
         library, _, rest = trace.names[events.name[row]].partition(":")
         said.append(_Said(f"{library}:{operation_of(rest) or rest}", *_put_in(trace, row)))
     return _numbered(trace, chosen, said, events.start_ns[chosen])
+
+
+def exchange_of_thread(trace: Trace, rows: Int64, ends: Int64) -> Union:
+    """When a thread's ops are there for the exchange alone; what they call is.
+
+    `rows` are the thread's ops by start, `ends` when each ends, ns. Such ops call collectives, and
+    copy into buckets and out of them.
+    """
+    names = [i for i, name in enumerate(trace.names) if name.startswith(EXCHANGE_PREFIXES)]
+    mine = np.isin(trace.events.name[rows], names)
+    return union(trace.events.start_ns[rows[mine]], ends[mine])
 
 
 def device_collectives(trace: Trace) -> list[Collective]:

@@ -2,7 +2,8 @@
 
 On a CPU the training thread itself is the device: what runs in an op's own time is work (limited
 by arithmetic or by memory) or dispatch, what lies between ops is Python, unless the thread waits
-for a collective that another thread carries out.
+for a collective that another thread carries out. Ops that are there for the exchange alone (calls
+of collectives, copies into buckets and out of them) go with the exchange: their time is `network`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy.typing as npt
 
 from ..machine.roofs import Roofs
 from ..text import short_name
-from .collectives import Collective, host_collectives, to_intervals
+from .collectives import Collective, exchange_of_thread, host_collectives, to_intervals
 from .costs import Cost, cost, family, roof_seconds
 from .costs_names import forward_name
 from .device import device_work
+from .intervals import EMPTY, clip, intersect, merge, nest, self_time, subtract, total, union
 from .intervals import Union as Intervals
-from .intervals import clip, intersect, nest, self_time, subtract, total, union
 from .launches import LAUNCH
 from .table import Category, Signature, Trace
 
@@ -153,14 +154,18 @@ def divide(
     own = self_time(starts, events.duration_ns[mine], nested).astype(np.float64)
     judge = _Judge(trace, roofs)
     host, slots = judge.split(events.name[mine], events.signature[mine], own)
+    exchange = exchange_of_thread(trace, mine, nested.end_ns)
     if unseen_device(trace):
-        host, slots = np.zeros_like(own), np.full(len(own), "other")
+        host, slots, exchange = np.zeros_like(own), np.full(len(own), "other"), EMPTY
 
     top = nested.depth == 0
-    busy = union(starts[top], nested.end_ns[top])
+    exchanging = _inside(starts, exchange)
+    busy = subtract(union(starts[top], nested.end_ns[top]), exchange)
     collectives = host_collectives(trace, main)
     waits = to_intervals([(c.start_ns, c.end_ns) for c in collectives])
     moving = waits if transfers is None else intersect(waits, transfers)
+    apart = subtract(exchange, waits)
+    waits, moving = merge(waits, apart), merge(moving, apart)
     result = {}
     judged = np.zeros(len(mine), np.bool_)
     for phase, whole in phases.items():
@@ -168,13 +173,20 @@ def divide(
         inside = _inside(starts, part)
         judged |= inside
         entry = PhaseTime(wall_ns=_length(part), events=int(inside.sum()))
-        entry.slots["host"] += float(host[inside].sum())
+        working = inside & ~exchanging
+        entry.slots["host"] += float(host[working].sum())
         for slot in ("compute", "memory", "other"):
-            entry.slots[slot] += float((own - host)[inside & (slots == slot)].sum())
+            entry.slots[slot] += float((own - host)[working & (slots == slot)].sum())
         _add_gaps(entry, subtract(part, busy), waits, moving)
         result[phase] = entry
     counted = mine[judged]
-    ops = judge.table(events.name[counted], events.signature[counted], own[judged], host[judged])
+    ops = judge.table(
+        events.name[counted],
+        events.signature[counted],
+        own[judged],
+        host[judged],
+        exchanging[judged],
+    )
     return HostWindow(result, ops, collectives, window[0], window[1])
 
 
@@ -290,12 +302,14 @@ class _Judge:
         signatures: npt.NDArray[np.int32],
         own: npt.NDArray[np.float64],
         host: npt.NDArray[np.float64],
+        exchanging: npt.NDArray[np.bool_],
     ) -> list[OpTime]:
-        """Ops by exclusive time, largest first."""
+        """Ops by exclusive time, largest first; `network` where most of it is the exchange's."""
         unique, inverse = self._groups(names, signatures)
         totals = np.bincount(inverse, weights=own, minlength=len(unique))
         works = np.bincount(inverse, weights=own - host, minlength=len(unique))
         calls = np.bincount(inverse, minlength=len(unique))
+        exchanges = np.bincount(inverse, weights=own * exchanging, minlength=len(unique))
         rows = []
         for group in np.argsort(-totals):
             name, signature = int(unique[group][0]), int(unique[group][1])
@@ -303,12 +317,15 @@ class _Judge:
             needs = self._cost(name, signature)
             roofs = self._roof_ns(needs)
             count = int(calls[group])
-            mostly_host = works[group] < 0.5 * totals[group]
+            if exchanges[group] > 0.5 * totals[group]:
+                slot = "network"
+            elif works[group] < 0.5 * totals[group]:
+                slot = "host"
             rows.append(
                 OpTime(
                     name=self._trace.names[name],
                     family=family(self._trace.names[name]),
-                    slot="host" if mostly_host else slot,
+                    slot=slot,
                     calls=count,
                     self_ns=float(totals[group]),
                     work_ns=float(works[group]),
