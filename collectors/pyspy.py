@@ -25,6 +25,7 @@ from typing import IO
 
 import msgspec
 
+from .origins import is_own, is_standard
 from .records import Frame, Reason, Record, Stack, Stacks
 
 BUCKET_NS = 1_000_000_000
@@ -39,14 +40,12 @@ OUTER_FRAMES, INNER_FRAMES = 24, 72
 
 _THREAD = re.compile(r"thread \((0x[0-9a-fA-F]{1,16}|\d{1,19})\)(?:: (.*))?$", re.DOTALL)
 _PART = re.compile(r"stacks-(\d{1,9})-(rank|worker)-(\d{1,9})-([1-9]\d{0,11})\.part")
-_STANDARD_LIBRARY = re.compile(r"/lib(?:64)?/python3(?:\.\d+)?t?/(?!(?:site|dist)-packages/)")
 _BACKGROUND = (
     "/tqdm/_monitor.py",
     "/torch/_inductor/compile_worker/",
-    "/boundscope/",
-    "/collectors/inside/",
 )
-"""Files of threads that only serve others: a thread with no frame elsewhere is left out."""
+"""Files of threads that only serve others: a thread with no frame elsewhere is left out, nor one of
+ours."""
 
 
 @dataclass(frozen=True)
@@ -254,9 +253,7 @@ def _held(stack: list[_Location], start_us: int, end_us: int) -> Held | None:
 def owns_training_frame(frames: tuple[_Location, ...]) -> bool:
     """Whether a frame lies outside the standard library and of what only serves others."""
     return any(
-        not file.startswith("<frozen")
-        and not _STANDARD_LIBRARY.search(file)
-        and not any(part in file for part in _BACKGROUND)
+        not (is_standard(file) or is_own(file)) and not any(part in file for part in _BACKGROUND)
         for _, file, _ in frames
     )
 

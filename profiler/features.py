@@ -59,7 +59,7 @@ from .trace.device_division import DeviceWindow, divide_device
 from .trace.device_steps import device_window
 from .trace.health import check
 from .trace.host import HostWindow, OpTime, divide, training_thread
-from .trace.intervals import EMPTY, Union, clip, subtract, union
+from .trace.intervals import EMPTY, Union, clip, union
 from .trace.kernels import KernelTime
 from .trace.many import read_traces
 from .trace.table import Trace

@@ -6,21 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from ..collectors.origins import is_user
 from ..collectors.records import MAIN_THREAD, Frame, Stacks
 from .run.load import Run, StackTable
 
 StackPhase = Literal["input", "backward", "optimizer", "storage", "rest", "worker"]
 
-_LIBRARY = (
-    "/site-packages/",
-    "/dist-packages/",
-    "/torch/",
-    "<frozen",
-    "/lib/python3",
-    "<string>",
-    "/torchinductor_",
-)
-_OWN = ("/boundscope/", "/collectors/inside/", "/collectors/inject/")
 _LOADER = ("torch/utils/data/dataloader.py", "torch/utils/data/_utils/")
 _BACKWARD = ("torch/autograd/graph.py", "torch/autograd/__init__.py")
 _SAVING = ("torch/serialization.py", "torch/distributed/checkpoint/", "safetensors/")
@@ -52,16 +43,6 @@ def stack_phase(frames: list[Frame], worker: bool) -> StackPhase:
     if any(_OPTIMIZER in file for file in files):
         return "optimizer"
     return "rest"
-
-
-def is_user(file: str) -> bool:
-    """Whether a file is the user's own: neither the standard library nor an installed package."""
-    return bool(file) and not any(part in file for part in (*_LIBRARY, *_OWN))
-
-
-def is_own(file: str) -> bool:
-    """Whether a file is of what boundscope runs in the training process."""
-    return any(part in file for part in _OWN)
 
 
 def is_training_thread(sample: Stacks, pid: int) -> bool:

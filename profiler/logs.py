@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..collectors.origins import is_user
 from ..collectors.records import Frame
-from .hot_lines import is_user, plain_name, stack_phase
+from .hot_lines import plain_name, stack_phase
 
 HANDLERS = ("/logging/__init__.py", "/loguru/")
 """Libraries that call the user's code for nothing but handlers, filters and formatters."""

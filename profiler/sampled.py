@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..collectors.origins import is_own, is_user
 from ..collectors.records import Frame, Stacks
 from .diagnosis import Saving
-from .hot_lines import HotLine, is_own, is_training_thread, is_user, plain_name, user_frame
+from .hot_lines import HotLine, is_training_thread, plain_name, user_frame
 from .logs import writes_log
 from .run.load import Run
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..collectors.origins import is_user
 from ..collectors.records import Frame
 from .features import RankFeatures
-from .hot_lines import is_user
 from .metrics import mean_of
 from .recorded_facts import count_in
 from .run.load import Run

@@ -38,8 +38,13 @@ STARTS_COLLECTORS = (
     "boundscope.profiler.commands",
 )
 """What of the profiler works with the collectors themselves; the rest sees their records only."""
-RUN_FOLDER_FORMATS = ("boundscope.collectors.records", "boundscope.collectors.pyspy")
-"""What a run folder holds: records, and py-spy's own files where the run was killed."""
+RUN_FOLDER_FORMATS = (
+    "boundscope.collectors.records",
+    "boundscope.collectors.pyspy",
+    "boundscope.collectors.origins",
+)
+"""What a run folder holds: records, and py-spy's own files where the run was killed; and whose code
+the files are that its frames name."""
 MAY_SPEAK = (
     "boundscope.profiler.cli",
     "boundscope.profiler.commands",

@@ -19,6 +19,7 @@ from boundscope.profiler.trace.host import divide
 from boundscope.profiler.trace.table import Category, Events, Signature, Thread, Trace
 
 US = 1_000
+EVALUATE = "autograd::engine::evaluate_function: "
 ROOFS = Roofs(
     flops={"fp32": 1e11, "vector": 1e11},
     bandwidth={"dram_copy": 1e10},
@@ -155,7 +156,13 @@ def test_ops_that_are_there_for_the_exchange_alone_are_network() -> None:
     trace = make_trace(
         ("ProfilerStep#1", 0, 3_000, 0, None),
         ("aten::add", 0, 1_000, 0, ADD),
-        ("autograd::engine::evaluate_function: torch::autograd::AccumulateGrad", 1_000, 700, 0, None),
+        (
+            "autograd::engine::evaluate_function: torch::autograd::AccumulateGrad",
+            1_000,
+            700,
+            0,
+            None,
+        ),
         ("torch::distributed::reducer::mul_out", 1_050, 200, 0, None),
         ("aten::mul", 1_060, 180, 0, HALF_MEGABYTE),
         ("c10d::allreduce_", 1_300, 300, 0, None),

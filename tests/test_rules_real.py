@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def test_a_planted_cause_is_named_at_its_line(
     if line:
         named = [place.get("line") for place in findings[cause]["where"]]
         assert line_with(line) in named
+
+
+def test_lines_are_named_in_a_project_that_is_called_as_a_library_or_as_we_are(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "work" / "boundscope" / "torch" / SCENARIO.name
+    script.parent.mkdir(parents=True)
+    shutil.copy(SCENARIO, script)
+
+    diagnosis = run_and_diagnose(tmp_path / "run", str(script), "--cause", "slow-collate")
+
+    found = next(each for each in diagnosis["findings"] if each["id"] == "slow-collate")
+    named = [(place.get("file"), place.get("line")) for place in found["where"]]
+    assert (str(script), line_with("batch.append(torch.tensor(")) in named
 
 
 def test_a_training_without_a_cause_has_none_of_them(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Scrubber:
             f"{ROOT}/": "",
             str(ROOT): ".",
             packages: "site-packages",
-            standard: "python",
+            standard: "lib/python3",
             sys.prefix: "environment",
             sys.base_prefix: "python",
             home: "home",

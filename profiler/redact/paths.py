@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from ...collectors.origins import TORCH_PARTS
 from .kinds import HOME
 
 SHORTENED = "…"
@@ -39,13 +40,12 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 _LIBRARY = re.compile(r".*/((?:site|dist)-packages/.*)", re.DOTALL)
 _STANDARD = re.compile(r".*/lib(?:64)?/(python[23][^/]*/.*)", re.DOTALL)
-_TORCH = re.compile(
-    r".*/(torch/(?:nn|optim|utils|autograd|distributed|cuda|_\w+|serialization\.py|storage\.py"
-    r"|functional\.py|fx|jit|amp|profiler|multiprocessing|csrc|backends|ao|export|library\.py"
-    r"|_tensor\.py|__init__\.py)(?:/.*)?)",
+_TORCH = re.compile(rf".*/({TORCH_PARTS}(?:/.*)?)", re.DOTALL)
+_OWN = re.compile(
+    r".*/((?:boundscope/(?:collectors|dashboard|profiler|__\w+\.py)|collectors/(?:inside|inject|beside))"
+    r"(?:/.*)?)",
     re.DOTALL,
 )
-_OWN = re.compile(r".*/((?:boundscope|collectors/(?:inside|inject|beside))/.*)", re.DOTALL)
 _PROGRAM = re.compile(r".*/(bin/(?:python|pypy|torchrun|accelerate|deepspeed)[\w.]*)")
 _SYSTEM = re.compile(r"/(?:proc|sys)/.*|/dev/(?:nvidia|kfd|dri|null|vd|sd|nvme).*")
 _TOOLKITS = re.compile(r"(/usr/local/cuda[\d.-]*|/opt/rocm[\d.-]*)(?=/|$).*", re.DOTALL)

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...collectors.origins import is_own, is_user
 from ...collectors.records import Frame
-from ..hot_lines import StackPhase, is_user, stack_phase
+from ..hot_lines import StackPhase, stack_phase
 from ..run.load import Run, StackTable
 
 Which = Literal["all", "input", "host", "backward", "optimizer", "storage", "rest", "worker"]
@@ -51,7 +52,7 @@ def flame_tree(run: Run, rank: int, which: Which, *, only_user: bool = False) ->
             frames = [table.frames[f] for f in table.stacks.get(stack, []) if f in table.frames]
             if not frames or not _wanted(frames, which):
                 continue
-            frames = [frame for frame in frames if not _is_ours(frame.file)]
+            frames = [frame for frame in frames if not is_own(frame.file)]
             if only_user:
                 frames = [frame for frame in frames if is_user(frame.file)]
             _add(root, frames[:MAX_DEPTH], count)
@@ -68,11 +69,6 @@ def phases_seen(run: Run, rank: int) -> dict[StackPhase, int]:
                 if frames:
                     seen[stack_phase(frames, worker)] += count
     return dict(seen)
-
-
-def _is_ours(file: str) -> bool:
-    """Whether a frame is that of a wrapper of ours, which no user wants to read."""
-    return "/collectors/inside/" in file or "/boundscope/" in file
 
 
 def _wanted(frames: list[Frame], which: Which) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ...collectors.origins import TORCH_PARTS
 from ..trace.device import device_work
 from ..trace.device_division import DeviceWindow
 from ..trace.idle import COPY, host_calls, is_wait, matching
@@ -23,6 +25,7 @@ _BLOCK_ROWS = 1 << 20
 _PYTHON, _CPU_OP = int(Category.PYTHON), int(Category.CPU_OP)
 
 _LIBRARIES = ("torch/", "<", "threading.py", "contextlib.py", "nn.Module: ", "autograd/")
+_INSTALLED = re.compile(f"site-packages/|/{TORCH_PARTS}")
 
 
 @dataclass(frozen=True)
@@ -175,4 +178,4 @@ def _own_frame(stack: tuple[str, ...]) -> str:
 
 
 def _is_library(frame: str) -> bool:
-    return frame.startswith(_LIBRARIES) or "site-packages/" in frame or "/torch/" in frame
+    return frame.startswith(_LIBRARIES) or _INSTALLED.search(frame) is not None
