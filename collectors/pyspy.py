@@ -34,7 +34,7 @@ MAX_LENGTH_US = 3_600_000_000
 MAX_SAMPLES = 1_000_000
 MAX_FRAMES_SEEN = 20_000_000
 MAX_LINE = 1 << 31
-"""Of one recording, which takes six seconds at no more than 20 samples each of them."""
+"""Of one recording, which takes seconds at no more than 20 samples each of them."""
 OUTER_FRAMES, INNER_FRAMES = 24, 72
 """Of a deeper stack the middle is left out: user code is outside, the running call inside."""
 

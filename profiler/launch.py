@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,8 +36,9 @@ from .run.status import Status, process_start_ticks
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-POLL_S = 0.25
-"""How often the launcher looks for new ranks; the command's end and signals are noticed at once."""
+POLL_S, LATER_POLL_S, EAGER_S = 0.25, 1.0, 15.0
+"""How often the launcher looks for new ranks, at first and after so many seconds, when most jobs
+have all of theirs; the command's end and signals are noticed at once."""
 STOP_COLLECTORS_S = 2.0
 """How long the end of the run waits for collectors that hang."""
 ENVIRONMENT_S = 2.0
@@ -160,9 +162,10 @@ def _run(command: CommandLine, relay: SignalRelay, keeper: _RunKeeper | None) ->
 
 def _wait(child: int, relay: SignalRelay, look: Callable[[], None]) -> int:
     """Wait for the command's end while passing signals on; return its wait status."""
+    eager_until = time.monotonic() + EAGER_S
     while True:
         try:
-            relay.wait(POLL_S)
+            relay.wait(POLL_S if time.monotonic() < eager_until else LATER_POLL_S)
         except Exception:  # noqa: BLE001 - a fault of ours must not lose the exit code
             return os.waitpid(child, 0)[1]
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -320,7 +323,7 @@ class _RunKeeper:
         self._facts = environment(self.command, self.options.version)
 
     def look(self, trace_requests: int) -> None:
-        """Notice new ranks, facts and requests for a trace; cheap, several times a second."""
+        """Notice new ranks, facts and requests for a trace; cheap, asked again and again."""
         if trace_requests > self._trace_requests and self._ask_for_traces():
             self._trace_requests = trace_requests
         if self._job is not None:

@@ -47,7 +47,7 @@ class _Place:
 class RankWatch:
     """Keeps `ranks`, pid to rank number, of the processes of this host that are alive.
 
-    Cheap to ask four times a second: the folder is listed only after its time stamp moved, which
+    Cheap to ask often: the folder is listed only after its time stamp moved, which
     matters on a shared file system with a thousand ranks, and only files of this host are read on.
     """
 

@@ -6,6 +6,8 @@ import contextlib
 import os
 import subprocess
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,25 +20,57 @@ from ..records import Gap, Reason, Record
 MARKER = "want-stacks"
 """A file of this name in a rank's folder asks the rank to sample itself from inside."""
 
-CHUNK_S = 6
-"""One recording: starting one costs 15 ms of CPU, so 0.25 % of a core."""
 START_RATE_HZ, LOWEST_RATE_HZ = 20, 4
-MACHINE_SHARE = 0.005
-"""All recordings together may use this share of the cores, so that the training loses under 1 %:
-where its threads wait for each other, a core taken from one may be lost to two."""
 ATTACH_CPU_S = (
     0.015  # measured: user and system time of a recording of one second, less its samples
 )
 SAMPLE_CPU_S = 0.0005  # measured on a training 12 frames deep; corrected by what is really used
-LOWEST_CORES = LOWEST_RATE_HZ * SAMPLE_CPU_S + ATTACH_CPU_S / CHUNK_S
 WORKER_TURN = 4
 """When ranks fill every place, each fourth recording is of a loader worker."""
 STOP_WAIT_S = 0.7
 DETAIL_CHARS = 400
 """As much as of py-spy's own words."""
+EARLY_RECORDINGS = 2
+"""So many recordings of each rank are dense: a run of seconds has to be explained by them."""
 _FAILURES_ALLOWED = 2
 _PROBE_TIMEOUT_S = 3.0
 _NOT_WORKERS = ("resource_tracker", "semaphore_tracker", "compile_worker")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a recording is, and the share of the machine's cores that all may use together.
+
+    The training loses about twice that share: where its threads wait for each other, a core taken
+    from one may be lost to two.
+    """
+
+    chunk_s: int
+    machine_share: float
+
+    @property
+    def attach_cores(self) -> float:
+        """Cores that starting one recording after the other takes."""
+        return ATTACH_CPU_S / self.chunk_s
+
+    @property
+    def lowest_cores(self) -> float:
+        """Cores of recordings at the lowest rate."""
+        return LOWEST_RATE_HZ * SAMPLE_CPU_S + self.attach_cores
+
+    @property
+    def cores(self) -> float:
+        """Cores that all recordings may use."""
+        return self.machine_share * len(os.sched_getaffinity(0))
+
+    @property
+    def places(self) -> int:
+        """How many recordings may run at once at the lowest rate."""
+        return max(1, int(self.cores / self.lowest_cores))
+
+
+EARLY, LATER = Pace(chunk_s=6, machine_share=0.005), Pace(chunk_s=15, machine_share=0.002)
+"""A long run has samples enough at a lower rate, and pays for them for longer."""
 
 
 class StacksCollector:
@@ -47,7 +81,7 @@ class StacksCollector:
     """
 
     name: ClassVar[str] = "stacks"
-    period_s: ClassVar[float] = 0.25
+    period_s: ClassVar[float] = 0.5
     effect: ClassVar[str] = (
         "no stacks of loader workers; the training thread is sampled from inside, more coarsely"
     )
@@ -61,6 +95,7 @@ class StacksCollector:
         self._table = StackTable()
         self._active: dict[int, Recording] = {}  # by target pid
         self._turns: dict[int, int] = {}  # target pid to the number of its last recording
+        self._recordings: Counter[int] = Counter()  # of each target pid
         self._failures: dict[int, int] = {}
         self._given_up: set[int] = set()
         self._sample_cpu_s = SAMPLE_CPU_S
@@ -200,20 +235,29 @@ class StacksCollector:
     def _start_recordings(self, ranks: dict[int, int]) -> None:
         assert self._job is not None
         assert self._py_spy is not None
-        places = _places() - len(self._active)
+        pace = self._pace(ranks)
+        places = pace.places - len(self._active)
         if places <= 0:
             return
         coming = self._next_targets(ranks)[:places]
         for target in coming:
-            rate_hz = self._rate_hz(target, coming)
+            rate_hz = self._rate_hz(target, coming, pace)
             try:
-                recording = pyspy.record(self._py_spy, target, self._job.folder, rate_hz, CHUNK_S)
+                recording = pyspy.record(
+                    self._py_spy, target, self._job.folder, rate_hz, pace.chunk_s
+                )
             except OSError:
                 self._given_up.add(target.pid)
                 continue
             self._started += 1
+            self._recordings[target.pid] += 1
             self._turns[target.pid] = self._started
             self._active[target.pid] = recording
+
+    def _pace(self, ranks: dict[int, int]) -> Pace:
+        """Dense until each rank that can be looked into has its first recordings."""
+        seen = [self._recordings[pid] for pid in ranks if pid not in self._given_up]
+        return EARLY if min(seen, default=0) < EARLY_RECORDINGS else LATER
 
     def _next_targets(self, ranks: dict[int, int]) -> list[Target]:
         """Whose turn it is: longest unseen first, ranks before workers but for each fourth turn."""
@@ -235,15 +279,15 @@ class StacksCollector:
         free = [t for t in targets if t.pid not in self._active and t.pid not in self._given_up]
         return sorted(free, key=lambda target: self._turns.get(target.pid, 0))
 
-    def _rate_hz(self, target: Target, coming: list[Target]) -> int:
+    def _rate_hz(self, target: Target, coming: list[Target], pace: Pace) -> int:
         """Workers are sampled at the lowest rate; the ranks share what the budget leaves."""
         if target.role == "worker":
             return LOWEST_RATE_HZ
         targets = coming + [recording.target for recording in self._active.values()]
         ranks = {one.pid for one in targets if one.role == "rank"}
         workers = len({one.pid for one in targets} - ranks)
-        cores = (_budget_cores() - workers * LOWEST_CORES) / max(1, len(ranks))
-        rate = (cores - ATTACH_CPU_S / CHUNK_S) / self._sample_cpu_s
+        cores = (pace.cores - workers * pace.lowest_cores) / max(1, len(ranks))
+        rate = (cores - pace.attach_cores) / self._sample_cpu_s
         return int(min(START_RATE_HZ, max(LOWEST_RATE_HZ, rate)))
 
 
@@ -271,15 +315,6 @@ class ThreadCpu:
         used_s = (stat.cpu_ticks - before) / TICKS_PER_S
         length_s = now_s - since_s
         return round(min(1.0, used_s / length_s), 4) if length_s > 0 else None
-
-
-def _budget_cores() -> float:
-    return MACHINE_SHARE * len(os.sched_getaffinity(0))
-
-
-def _places() -> int:
-    """How many recordings may run at once at the lowest rate within the budget."""
-    return max(1, int(_budget_cores() / LOWEST_CORES))
 
 
 def _is_worker(stat: ProcessStat, rank_pid: int) -> bool:
