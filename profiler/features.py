@@ -42,9 +42,10 @@ from .shares import (
     event_overhead,
     host_fractions,
     steady_phases,
+    without_overhead,
 )
 from .stalls import beside_windows
-from .timeline import WORK_PHASES, Timeline, build_timeline
+from .timeline import SCRIPT_PHASES, WORK_PHASES, Timeline, build_timeline
 from .trace.collectives import (
     Collective,
     arrival_skews,
@@ -58,7 +59,7 @@ from .trace.device import device_work
 from .trace.device_division import DeviceWindow, divide_device
 from .trace.device_steps import device_window
 from .trace.health import check
-from .trace.host import HostWindow, OpTime, divide, training_thread
+from .trace.host import HostWindow, OpTime, PhaseTime, divide, training_thread
 from .trace.intervals import EMPTY, Union, clip, union
 from .trace.kernels import KernelTime
 from .trace.many import read_traces
@@ -136,6 +137,29 @@ class RankFeatures:
         """A count over the windows' work phases, scaled to one step."""
         work = sum(self.phase_ms[phase] for phase in WORK_PHASES)
         return count * work / self.window_ms if self.window_ms else 0.0
+
+    @property
+    def python_share(self) -> float:
+        """The part of `host` that is the script's own Python, on a CPU: where no op is called for
+        long. 0 where there is no trace window."""
+        spent, whole = 0.0, sum(self.phase_ms.values())
+        for phase in SCRIPT_PHASES:
+            parts = self._windows_of(phase)
+            slots = [without_overhead(part, self.event_overhead_ns) for part in parts]
+            divided = sum(sum(each.values()) for each in slots)
+            if divided > 0:
+                spent += self.phase_ms[phase] * sum(p.python_ns for p in parts) / divided
+        host = self.shares["host"] * whole
+        return min(1.0, spent / host) if host > 0 else 0.0
+
+    @property
+    def python_gaps(self) -> float:
+        """How often a step runs the script's own Python for long."""
+        parts = [part for phase in SCRIPT_PHASES for part in self._windows_of(phase)]
+        return self.per_step(sum(part.gaps for part in parts))
+
+    def _windows_of(self, phase: str) -> list[PhaseTime]:
+        return [w.phases[phase] for _, w in self.windows if phase in w.phases]
 
     @property
     def judged_by_cost(self) -> float:

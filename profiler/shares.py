@@ -78,7 +78,7 @@ def host_fractions(
     for phase in WORK_PHASES:
         total: Shares = {}
         for _, divided in windows:
-            corrected = _without_overhead(divided.phases[phase], overhead_ns)
+            corrected = without_overhead(divided.phases[phase], overhead_ns)
             for slot, value in corrected.items():
                 total[slot] = total.get(slot, 0.0) + value
         whole = sum(total.values())
@@ -87,7 +87,7 @@ def host_fractions(
     return result
 
 
-def _without_overhead(phase: PhaseTime, overhead_ns: float) -> Shares:
+def without_overhead(phase: PhaseTime, overhead_ns: float) -> Shares:
     """Slots of a phase less the profiler's cost: it accrues in dispatch and Python, so `host`
     loses it first, the rest in proportion."""
     slots = dict(phase.slots)

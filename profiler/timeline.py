@@ -36,6 +36,9 @@ the loss where it is no module, logging, all of it where no module is called."""
 WORK_PHASES = ("backward", "optimizer", "forward", "rest")
 """The phases in which ops run; a trace window tells what they spent their time on."""
 
+SCRIPT_PHASES = ("forward", "rest")
+"""The work phases whose Python is the script's own; that of the others is torch's."""
+
 STARTUP_FACTOR = 2.0
 """A step this many times the median belongs to start-up while no calm step came before it."""
 

@@ -55,9 +55,12 @@ def find(case: Evidenced) -> list[Finding]:
     compiling = sampled_share(case.features.run, rank, compiles)
     if compiling is not None and sure(compiling):
         rest -= compiling.share
-    if rest >= MIN_SHARE:
-        findings.append(_dispatch(case, rank, rest))
-    return findings
+    python = rest * rank.python_share
+    if min(python, rest - python) < MIN_SHARE:  # what is left of the other is not worth a word
+        python = rest if python > rest / 2 else 0.0
+    parts = [(python, _python), (rest - python, _dispatch)]
+    told_ = [make(case, rank, part) for part, make in parts if part >= MIN_SHARE]
+    return [*findings, *told_]
 
 
 def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
@@ -241,6 +244,41 @@ def _collected(case: Evidenced, rank: RankFeatures, share: float, told_by: Evide
     )
 
 
+def _python(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
+    """Python of the script's own, not of calling ops."""
+    spent = share * float(np.mean(rank.step_ms))
+    times = max(1.0, rank.python_gaps)
+    how_often = "once" if times < 1.5 else f"{times:,.0f} times"
+    return case.finding(
+        id="python-in-loop",
+        bound="host",
+        title="Python between the ops takes the time",
+        share=share,
+        evidence=[
+            Evidence(
+                f"{milliseconds(spent)} of every step is Python that calls no op, "
+                f"{percent(share)} of it all: {how_often} a step, for "
+                f"{duration(spent * 1e-3 / times)}",
+                "host.python_ms",
+                round(spent, 4),
+                "ms",
+                "trace",
+            )
+        ],
+        where=_lines(case, rank),
+        fixes=[
+            Fix(
+                "Take that Python out of the loop",
+                "Do it once before the loop, in a loader worker, or every hundredth step.",
+            ),
+            Fix(
+                "Replace loops over elements by array operations",
+                "One op over the whole batch, or a compiled function (NumPy, Numba, C).",
+            ),
+        ],
+    )
+
+
 def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
     small = [op for op in rank.ops if op.slot == "host"]
     calls = rank.per_step(sum(op.calls for op in small))
@@ -249,8 +287,8 @@ def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
     tiny = calls >= MANY_OPS
     evidence = [
         Evidence(
-            f"{milliseconds(share * step)} of every step is dispatch and Python, "
-            f"{percent(share)} of it all",
+            f"{milliseconds(share * step)} of every step is dispatch and the Python of calling "
+            f"ops, {percent(share)} of it all",
             "host.dispatch_ms",
             round(share * step, 4),
             "ms",

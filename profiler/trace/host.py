@@ -40,6 +40,10 @@ SMALL_BYTES, SMALL_FLOP = 32_768, 1e5
 """Without roofs: less than a level-1 cache of data and a tenth of a microsecond of arithmetic at
 1 TFLOP/s; such an op is done before the next could be dispatched."""
 
+PYTHON_GAP_NS = 50_000
+"""So long without an op is the script's own Python, not that of calling ops, which takes 5 to 13 us
+each in traces of loops over tiny ops (gpupuzzlers, with the profiler)."""
+
 STEP_ANNOTATION = "ProfilerStep#"
 HOST_FAMILIES = frozenset({"view", "alloc", "communication"})
 COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent", "random", "sort", "fft"})
@@ -96,11 +100,16 @@ class OpTime:
 
 @dataclass
 class PhaseTime:
-    """One work phase within a window: wall time, events, and its slots, ns."""
+    """One work phase within a window: wall time, events, and its slots, ns.
+
+    `python_ns` is the part of `host` in gaps of `PYTHON_GAP_NS` or more, and `gaps` their number.
+    """
 
     wall_ns: float = 0.0
     events: int = 0
     slots: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    python_ns: float = 0.0
+    gaps: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,12 @@ def _add_gaps(entry: PhaseTime, gaps: Intervals, waits: Intervals, moving: Inter
     network = _length(intersect(exposed, moving))
     entry.slots["network"] += network
     entry.slots["imbalance"] += _length(exposed) - network
-    entry.slots["host"] += _length(gaps) - _length(exposed)
+    starts, ends = subtract(gaps, waits)
+    lengths = ends - starts
+    long = lengths >= PYTHON_GAP_NS
+    entry.slots["host"] += float(lengths.sum())
+    entry.python_ns += float(lengths[long].sum())
+    entry.gaps += int(long.sum())
 
 
 def _length(pair: Intervals) -> float:
