@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 Advance = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -21,17 +22,19 @@ def compiled_poles(substeps: int) -> Advance:
     """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "poles.so"
-        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-lm"]
+        command = ["cc", *FLAGS, "-o", str(library), str(SOURCE), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True)
         except OSError as error:
             raise SystemExit(f"--remove host needs a C compiler, cc: {error}") from error
         code = ctypes.CDLL(str(library)).advance
+    code.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 2
+    code.restype = None
 
     def advance(states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         following, actions = states.clone(), actions.contiguous()
         rewards = torch.empty(len(states))
-        addresses = [ctypes.c_void_p(t.data_ptr()) for t in (following, actions, rewards)]
+        addresses = (t.data_ptr() for t in (following, actions, rewards))
         code(*addresses, len(states), substeps)
         return following, rewards
 
