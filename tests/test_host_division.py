@@ -120,6 +120,23 @@ def test_time_between_ops_is_host() -> None:
     assert found == pytest.approx({"memory": 1_996, "host": 1_004})
 
 
+def test_only_long_gaps_between_ops_are_the_script_s_own_python() -> None:
+    trace = make_trace(
+        ("ProfilerStep#1", 0, 3_000, 0, None),
+        ("aten::add", 0, 1_000, 0, ADD),
+        ("aten::add", 1_040, 960, 0, ADD),
+        ("aten::add", 2_300, 500, 0, ADD),
+    )
+
+    result = divide(trace, whole(0, 3_000), (0, 3_000 * US), ROOFS)
+
+    assert result is not None
+    found = result.phases["rest"]
+    assert found.python_ns == (300 + 200) * US  # 40 us lie between the first two
+    assert found.gaps == 2
+    assert found.slots["host"] == pytest.approx((40 + 300 + 200 + 3 * 2) * US)
+
+
 def test_a_collective_hidden_behind_an_op_costs_nothing() -> None:
     trace = make_trace(
         ("ProfilerStep#1", 0, 2_000, 0, None),

@@ -55,12 +55,27 @@ def find(case: Evidenced) -> list[Finding]:
     compiling = sampled_share(case.features.run, rank, compiles)
     if compiling is not None and sure(compiling):
         rest -= compiling.share
-    python = rest * rank.python_share
-    if min(python, rest - python) < MIN_SHARE:  # what is left of the other is not worth a word
-        python = rest if python > rest / 2 else 0.0
-    parts = [(python, _python), (rest - python, _dispatch)]
+    parts = [(rest, _dispatch)]
+    if rank.python_share > 0:
+        python = _apart(rest, rest * rank.python_share, many=_small_calls(rank) >= MANY_OPS)
+        parts = [(python, _python), (rest - python, _dispatch)]
     told_ = [make(case, rank, part) for part, make in parts if part >= MIN_SHARE]
     return [*findings, *told_]
+
+
+def _apart(rest: float, python: float, *, many: bool) -> float:
+    """How much of the host's share is told as Python: all of it where few ops are called, or where
+    what else there is would not be worth a word."""
+    if not many:
+        return rest
+    if min(python, rest - python) >= MIN_SHARE:
+        return python
+    return rest if python > rest / 2 else 0.0
+
+
+def _small_calls(rank: RankFeatures) -> float:
+    """Calls a step of ops that are too small to be worth one."""
+    return rank.per_step(sum(op.calls for op in rank.ops if op.slot == "host"))
 
 
 def _beside_device(case: Evidenced, rank: RankFeatures) -> list[Finding]:
@@ -246,7 +261,8 @@ def _collected(case: Evidenced, rank: RankFeatures, share: float, told_by: Evide
 
 def _python(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
     """Python of the script's own, not of calling ops."""
-    spent = share * float(np.mean(rank.step_ms))
+    held = rank.python_share * rank.shares["host"]
+    spent = held * float(np.mean(rank.step_ms))
     times = max(1.0, rank.python_gaps)
     how_often = "once" if times < 1.5 else f"{times:,.0f} times"
     return case.finding(
@@ -257,7 +273,7 @@ def _python(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
         evidence=[
             Evidence(
                 f"{milliseconds(spent)} of every step is Python that calls no op, "
-                f"{percent(share)} of it all: {how_often} a step, for "
+                f"{percent(held)} of it all: {how_often} a step, for "
                 f"{duration(spent * 1e-3 / times)}",
                 "host.python_ms",
                 round(spent, 4),
@@ -281,14 +297,15 @@ def _python(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
 
 def _dispatch(case: Evidenced, rank: RankFeatures, share: float) -> Finding:
     small = [op for op in rank.ops if op.slot == "host"]
-    calls = rank.per_step(sum(op.calls for op in small))
+    calls = _small_calls(rank)
     each = sum(op.self_ns for op in small) / max(1, sum(op.calls for op in small)) * 1e-9
     step = float(np.mean(rank.step_ms))
     tiny = calls >= MANY_OPS
+    of_calls = " of calling ops" if rank.python_share > 0 else ""
     evidence = [
         Evidence(
-            f"{milliseconds(share * step)} of every step is dispatch and the Python of calling "
-            f"ops, {percent(share)} of it all",
+            f"{milliseconds(share * step)} of every step is dispatch and Python{of_calls}, "
+            f"{percent(share)} of it all",
             "host.dispatch_ms",
             round(share * step, 4),
             "ms",
