@@ -10,16 +10,20 @@ import re
 from functools import lru_cache
 
 TORCH_PARTS = (
-    r"torch/(?:nn|optim|utils|autograd|distributed|cuda|_\w+|serialization\.py|storage\.py"
-    r"|functional\.py|fx|jit|amp|profiler|multiprocessing|csrc|backends|ao|export|library\.py"
-    r"|_tensor\.py|__init__\.py)(?![\w-])"
+    r"torch/(?:(?:nn|optim|utils|autograd|distributed|distributions|cuda|xpu|mps|mtia|sparse|fft"
+    r"|linalg|nested|masked|special|func|fx|jit|compiler|amp|profiler|multiprocessing|csrc|backends"
+    r"|ao|quantization|onnx|export|package|hub|testing|futures|signal|monitor|contrib)(?=/|$)"
+    r"|(?:serialization|storage|functional|library|overrides|random|types|__init__)\.py(?![\w-])"
+    r"|_\w+(?:\.py)?(?![\w.-]))"
 )
 """What torch's own folder holds, wherever it was built: a regular expression."""
 
-_OWN = re.compile(r"/collectors/(?:inside|inject)/")
+_OWN = re.compile(r"/collectors/(?:inside|inject)/|/boundscope/collectors/")
+_PACKAGES = re.compile(r"/(?:(?:site|dist)-packages|lib(?:64)?/python3(?:\.\d+)?t?)(?=/)")
 _STANDARD = re.compile(r"/lib(?:64)?/python3(?:\.\d+)?t?/(?!(?:site|dist)-packages/)")
 _INSTALLED = re.compile(
-    rf"/(?:site|dist)-packages/|/{TORCH_PARTS}|<frozen|<string>|/torchinductor_|/lib/python3"
+    rf"/(?:site|dist)-packages/|/{TORCH_PARTS}|<frozen|<string>|/torchinductor_"
+    r"|/lib(?:64)?/python3"
 )
 
 
@@ -32,10 +36,23 @@ def is_own(file: str) -> bool:
 @lru_cache(maxsize=4096)
 def is_standard(file: str) -> bool:
     """Whether a file is of Python's standard library."""
-    return file.startswith("<frozen") or _STANDARD.search(file) is not None
+    return file.startswith("<frozen") or _STANDARD.search(f"/{file}") is not None
 
 
 @lru_cache(maxsize=4096)
 def is_user(file: str) -> bool:
     """Whether a file is the user's own: of no library, no installed package, and not ours."""
     return bool(file) and _INSTALLED.search(f"/{file}") is None and not is_own(file)
+
+
+@lru_cache(maxsize=4096)
+def packaged(file: str) -> str:
+    """A library's file from its package on ("/torch/nn/modules/module.py"); "" for the user's own.
+
+    Whatever folders lead to it: an environment may lie in a project that is called as a library.
+    """
+    if is_user(file):
+        return ""
+    whole = file if file.startswith(("/", "<")) else f"/{file}"
+    ends = [match.end() for match in _PACKAGES.finditer(whole)]
+    return whole[ends[-1] :] if ends else whole

@@ -56,7 +56,8 @@ def unlike_steps(line: Timeline, windows: Sequence[Window]) -> npt.NDArray[np.bo
 
 def inside_of(line: Timeline, window: Window) -> npt.NDArray[np.bool_]:
     """Steps wholly inside the window: its first one began before the profiler was started."""
-    return (line.start_ns >= _begin(window)) & (line.end_ns <= window.end_ns)
+    began = (line.start_ns >= _begin(window)) & (line.end_ns > window.start_ns)
+    return began & (line.end_ns <= window.end_ns)
 
 
 def _begin(window: Window) -> int:
@@ -89,11 +90,23 @@ def telling_phases(line: Timeline, windows: Sequence[Window]) -> dict[str, Union
 
 
 def _whole(phase: Union, windows: Sequence[Window]) -> Union:
-    """A phase's intervals without those that a window cuts, where one lies whole in a window."""
+    """A phase's intervals without those that a window cuts, where others are whole in a window.
+
+    Whole ones speak only if one is as long as what is seen of the longest cut one: a phase may be
+    several calls, of which the short ones say nothing of the long one (zero_grad and the step).
+    """
     starts, ends = phase
     whole, cut = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    longest_cut = 0
     for window in windows:
-        inside = (starts >= _begin(window)) & (ends <= window.end_ns)
-        whole |= inside & (ends > window.start_ns)
-        cut |= (starts < window.end_ns) & (ends > window.start_ns) & ~inside
-    return (starts[~cut], ends[~cut]) if whole.any() else phase
+        seen = (starts < window.end_ns) & (ends > window.start_ns)
+        # Where a window ends within a step, the phase seems to end with it: the loop stands still.
+        ended = ends < window.end_ns if window.truncated else ends <= window.end_ns
+        inside = seen & (starts >= _begin(window)) & ended
+        whole |= inside
+        partly = seen & ~inside
+        cut |= partly
+        visible = np.minimum(ends, window.end_ns) - np.maximum(starts, window.start_ns)
+        longest_cut = max(longest_cut, int(visible[partly].max(initial=0)))
+    longest = int((ends - starts)[whole].max(initial=0))
+    return (starts[~cut], ends[~cut]) if longest and longest >= longest_cut else phase

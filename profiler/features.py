@@ -53,6 +53,7 @@ from .trace.collectives import (
     device_collectives,
     host_collectives,
     last_arrivals,
+    to_intervals,
     transfers_of,
 )
 from .trace.device import device_work
@@ -60,7 +61,7 @@ from .trace.device_division import DeviceWindow, divide_device
 from .trace.device_steps import device_window
 from .trace.health import check
 from .trace.host import HostWindow, OpTime, PhaseTime, divide, training_thread
-from .trace.intervals import EMPTY, Union, clip, union
+from .trace.intervals import EMPTY, Union, intersect, union, union_of
 from .trace.kernels import KernelTime
 from .trace.many import read_traces
 from .trace.table import Trace
@@ -105,7 +106,7 @@ class RankFeatures:
     `logged` is the share in logging libraries by stack samples: a part of `storage`.
     `stalled` is the share in waits for the loader beside a device that no window shows: a part of
     `input`. `unhidden` is when nothing hides communication, `waits` how host and device wait for
-    each other.
+    each other. `telling` is the time that the shares of a CPU training were taken from.
     """
 
     data: RankData
@@ -126,6 +127,7 @@ class RankFeatures:
     logged: float = 0.0
     stalled: float = 0.0
     unhidden: Union = EMPTY
+    telling: Union = EMPTY
     waits: DeviceWaits = field(default_factory=DeviceWaits)
 
     @property
@@ -137,6 +139,15 @@ class RankFeatures:
         """A count over the windows' work phases, scaled to one step."""
         work = sum(self.phase_ms[phase] for phase in WORK_PHASES)
         return count * work / self.window_ms if self.window_ms else 0.0
+
+    @property
+    def communicating(self) -> Union:
+        """When collectives run, or the training thread works for them alone: in the time that the
+        shares were taken from, beside a device in all windows."""
+        spans = to_intervals([(c.start_ns, c.end_ns) for c in self.collectives])
+        if self.device:
+            return spans
+        return intersect(union_of([spans, *(w.exchange for _, w in self.windows)]), self.telling)
 
     @property
     def python_share(self) -> float:
@@ -262,7 +273,7 @@ def _unhidden(item: RankInput, made: RankFeatures) -> Union:
     if made.device:
         parts = [window.device.exposed_communication for window in made.device]
     else:
-        parts = [clip(unhidden_time(trace), w.start_ns, w.end_ns) for w, trace in item.traces]
+        parts = [intersect(unhidden_time(trace), made.telling) for _, trace in item.traces]
     return union(*map(np.concatenate, zip(*parts, strict=True))) if parts else EMPTY
 
 
@@ -367,6 +378,10 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
         collectives=[],
         roofs=roofs,
         windows=windows,
+        telling=intersect(
+            union_of(list(phases.values())),
+            union_of([(np.array([w.start_ns]), np.array([w.end_ns])) for w, _ in windows]),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from ..collectors.origins import is_user
+from ..collectors.origins import is_user, packaged
 from ..collectors.records import MAIN_THREAD, Frame, Stacks
 from .run.load import Run, StackTable
 
@@ -33,10 +33,10 @@ def stack_phase(frames: list[Frame], worker: bool) -> StackPhase:
     """What the thread was doing, from the frames of torch that are on its stack."""
     if worker:
         return "worker"
-    files = [frame.file for frame in frames]
+    files = [packaged(frame.file) for frame in frames]
     if any(part in file for file in files for part in _SAVING):
         return "storage"
-    if any(_LOADER[0] in frame.file and "iter" not in frame.function[:4] for frame in frames):
+    if any(_LOADER[0] in packaged(f.file) and "iter" not in f.function[:4] for f in frames):
         return "input"
     if any(part in file for file in files for part in _BACKWARD):
         return "backward"

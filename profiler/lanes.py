@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from .features import Features, RankFeatures
-from .trace.collectives import to_intervals
 from .trace.intervals import total
 from .whatif import Lane, Replay
 from .workers import worker_time
@@ -36,7 +35,6 @@ def _hidden_ms(rank: RankFeatures, step_ms: float) -> float:
     """Communication of a step that ran under the rank's own work, ms."""
     if not rank.collectives or not rank.window_ms:
         return 0.0
-    spans = to_intervals([(c.start_ns, c.end_ns) for c in rank.collectives])
-    communication = rank.per_step(total(spans) * 1e-6)
+    communication = rank.per_step(total(rank.communicating) * 1e-6)
     exposed = (rank.shares["network"] + rank.shares["imbalance"]) * step_ms
     return float(np.clip(communication - exposed, 0.0, step_ms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..collectors.origins import is_user
+from ..collectors.origins import is_user, packaged
 from ..collectors.records import Frame
 from .hot_lines import plain_name, stack_phase
 
@@ -73,4 +73,4 @@ def _trains(frame: Frame, *, handler: bool) -> bool:
 
 
 def _in(frame: Frame, parts: tuple[str, ...]) -> bool:
-    return any(part in frame.file for part in parts)
+    return any(part in packaged(frame.file) for part in parts)

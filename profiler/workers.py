@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..collectors.origins import is_user
+from ..collectors.origins import is_user, packaged
 from ..collectors.records import Frame
 from .features import RankFeatures
 from .metrics import mean_of
@@ -116,12 +116,12 @@ def in_collate(frames: list[Frame]) -> bool:
 def waits_for(frames: list[Frame]) -> Cause:
     """What the innermost frames say a thread waits for; "unknown" inside a built-in call."""
     inner = frames[-6:]
-    if any(part in frame.file for frame in inner for part in _NETWORK):
+    if any(part in packaged(frame.file) for frame in inner for part in _NETWORK):
         return "network"
     last = frames[-1]
     if waits_for_result(frames):
         return "unknown"
-    if any(part in last.file for part in _LOCK):
+    if any(part in packaged(last.file) for part in _LOCK):
         return "lock"
     if last.file.endswith("/threading.py") and last.function.rpartition(".")[2] in _LOCK_CALLS:
         return "lock"
@@ -131,7 +131,7 @@ def waits_for(frames: list[Frame]) -> Cause:
 def waits_for_result(frames: list[Frame]) -> bool:
     """Whether a thread waits for what another thread or process of its own makes: it sleeps as one
     that waits for a lock does, but nobody holds a lock."""
-    return any(part in frame.file for frame in frames[-6:] for part in _RESULT)
+    return any(part in packaged(frame.file) for frame in frames[-6:] for part in _RESULT)
 
 
 def _cause(

@@ -8,7 +8,7 @@ import pytest
 from boundscope.collectors.records import Window
 from boundscope.profiler.alike import telling_phases, telling_steps, time_of_unlike, unlike_steps
 from boundscope.profiler.timeline import Timeline
-from boundscope.profiler.trace.intervals import EMPTY
+from boundscope.profiler.trace.intervals import EMPTY, union
 
 from .line_material import MS, line_of
 
@@ -114,3 +114,31 @@ def test_a_phase_that_a_window_cuts_is_left_out_where_another_is_whole() -> None
     assert backward[0][10] in both["backward"][0]
     assert line.start_ns[10] in alone["forward"][0]
     assert line.start_ns[11] in alone["forward"][0]
+
+
+def test_a_phase_that_seems_to_end_with_the_window_is_cut_nevertheless() -> None:
+    """The profiler's stop is taken out of the phase that it interrupts."""
+    line = line_of([10.0] * 30, slice(10, 12))
+    starts, ends = line.start_ns.copy(), line.end_ns.copy()
+    ends[10] = starts[10] + 6 * MS
+    intervals = {"forward": (starts, ends), "backward": EMPTY, "optimizer": EMPTY, "rest": EMPTY}
+    line = Timeline(**{**vars(line), "phase_intervals": intervals})
+    windows = [cut_within(line, 10, 6.0), cut_within(line, 11, 10.5)]
+
+    found = telling_phases(line, windows)["forward"]
+
+    assert starts[10] not in found[0]
+    assert starts[11] in found[0]
+
+
+def test_short_calls_of_a_phase_do_not_speak_for_a_long_one_that_is_cut() -> None:
+    line = line_of([10.0] * 30, slice(10, 11))
+    cleared = line.start_ns + MS, line.start_ns + MS + 20_000
+    stepped = line.start_ns + 2 * MS, line.start_ns + 9 * MS
+    both = union(*map(np.concatenate, zip(cleared, stepped, strict=True)))
+    intervals = {"optimizer": both, "backward": EMPTY, "forward": EMPTY, "rest": EMPTY}
+    line = Timeline(**{**vars(line), "phase_intervals": intervals})
+
+    found = telling_phases(line, [cut_within(line, 10, 8.0)])["optimizer"]
+
+    assert stepped[0][10] in found[0]

@@ -202,6 +202,19 @@ def test_ops_that_are_there_for_the_exchange_alone_are_network() -> None:
     assert slots["aten::add"] == "memory"
 
 
+def test_an_op_that_begins_with_the_exchange_that_it_calls_keeps_its_own_time() -> None:
+    """In traces whose times are whole microseconds."""
+    trace = make_trace(
+        ("ProfilerStep#1", 0, 700, 0, None),
+        (f"{EVALUATE}Node", 0, 700, 0, None),
+        ("torch::distributed::reducer::mul_out", 0, 200, 0, None),
+    )
+
+    found = shares(trace, 700)
+
+    assert found == pytest.approx({"network": 200, "host": 500})
+
+
 def test_a_call_of_a_collective_on_an_unseen_device_is_not_judged() -> None:
     trace = make_trace(
         ("ProfilerStep#1", 0, 1_000, 0, None),

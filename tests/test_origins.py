@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from boundscope.collectors.origins import is_own, is_standard, is_user
+from boundscope.collectors.origins import is_own, is_standard, is_user, packaged
 
 USERS = [
     "/home/ada/boundscope/examples/slow_store.py",
     "/home/ada/torch/train.py",
+    "/home/ada/torch/utils.py",
+    "/home/ada/torch/my_model/layers.py",
     "/home/ada/lib/model.py",
     "train.py",
     "…/train/data.py",
@@ -20,11 +22,16 @@ PACKAGES = [
     "site-packages/torch/_tensor.py",
     "/build/pytorch/torch/autograd/graph.py",
     "/build/pytorch/torch/_tensor.py",
+    "/build/pytorch/torch/distributions/normal.py",
+    "/build/pytorch/torch/overrides.py",
+    "/opt/target/torch/_dynamo/eval_frame.py",
     "/tmp/torchinductor_ada/xy/c.py",
     "<string>",
 ]
 STANDARD = [
     "/usr/lib/python3.11/threading.py",
+    "/usr/lib64/python3.9/threading.py",
+    "lib/python3/threading.py",
     "/opt/python/lib/python3.13t/shutil.py",
     "…/lib/python3.11/shutil.py",
     "<frozen runpy>",
@@ -32,6 +39,8 @@ STANDARD = [
 OURS = [
     "/home/ada/boundscope/collectors/inside/patches.py",
     "/opt/venv/lib/python3.12/site-packages/boundscope/collectors/inside/guards.py",
+    "/opt/venv/lib/python3.12/site-packages/boundscope/collectors/writer.py",
+    "/home/ada/boundscope/collectors/writer.py",
     "…/boundscope/collectors/inject/sitecustomize.py",
     "collectors/inside/guards.py",
 ]
@@ -57,3 +66,19 @@ def test_what_runs_in_the_training_is_ours(file: str) -> None:
 @pytest.mark.parametrize("file", STANDARD)
 def test_the_standard_library_is_known_by_where_python_lies(file: str) -> None:
     assert is_standard(file)
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("/home/ada/mlflow/.venv/lib/python3.11/site-packages/torch/nn/a.py", "/torch/nn/a.py"),
+        ("/home/ada/torch/.venv/lib/python3.11/json/encoder.py", "/json/encoder.py"),
+        ("site-packages/wandb/run.py", "/wandb/run.py"),
+        ("/build/pytorch/torch/optim/sgd.py", "/build/pytorch/torch/optim/sgd.py"),
+        ("/home/ada/requests/dataset.py", ""),
+    ],
+)
+def test_a_library_is_known_by_its_package_and_not_by_what_leads_to_it(
+    file: str, part: str
+) -> None:
+    assert packaged(file) == part

@@ -239,7 +239,7 @@ class StacksCollector:
         places = pace.places - len(self._active)
         if places <= 0:
             return
-        coming = self._next_targets(ranks)[:places]
+        coming = self._next_targets(ranks, places)[:places]
         for target in coming:
             rate_hz = self._rate_hz(target, coming, pace)
             try:
@@ -257,10 +257,11 @@ class StacksCollector:
     def _pace(self, ranks: dict[int, int]) -> Pace:
         """Dense until each rank that can be looked into has its first recordings."""
         seen = [self._recordings[pid] for pid in ranks if pid not in self._given_up]
-        return EARLY if min(seen, default=0) < EARLY_RECORDINGS else LATER
+        return EARLY if min(seen, default=EARLY_RECORDINGS) < EARLY_RECORDINGS else LATER
 
-    def _next_targets(self, ranks: dict[int, int]) -> list[Target]:
-        """Whose turn it is: longest unseen first, ranks before workers but for each fourth turn."""
+    def _next_targets(self, ranks: dict[int, int], places: int) -> list[Target]:
+        """Whose turn it is, of so many that start now: longest unseen first, ranks before workers
+        but for each fourth turn."""
         assert self._job is not None
         snapshot = self._job.processes.snapshot(max_age_s=1.0)
         rank_targets = [Target(pid, rank, "rank") for pid, rank in ranks.items()]
@@ -271,7 +272,7 @@ class StacksCollector:
             if stat.pid not in ranks and _is_worker(stat, pid)
         ]
         rank_targets, workers = self._in_turn(rank_targets), self._in_turn(workers)
-        if self._started % WORKER_TURN == WORKER_TURN - 1:
+        if self._started % WORKER_TURN + places >= WORKER_TURN:
             return workers[:1] + rank_targets + workers[1:]
         return rank_targets + workers
 

@@ -40,10 +40,10 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 _LIBRARY = re.compile(r".*/((?:site|dist)-packages/.*)", re.DOTALL)
 _STANDARD = re.compile(r".*/lib(?:64)?/(python[23][^/]*/.*)", re.DOTALL)
-_TORCH = re.compile(rf".*/({TORCH_PARTS}(?:/.*)?)", re.DOTALL)
+_TORCH = re.compile(rf".*/({TORCH_PARTS}(?:/.*)?)$", re.DOTALL)
 _OWN = re.compile(
     r".*/((?:boundscope/(?:collectors|dashboard|profiler|__\w+\.py)|collectors/(?:inside|inject|beside))"
-    r"(?:/.*)?)",
+    r"(?:/.*)?)$",
     re.DOTALL,
 )
 _PROGRAM = re.compile(r".*/(bin/(?:python|pypy|torchrun|accelerate|deepspeed)[\w.]*)")

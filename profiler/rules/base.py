@@ -225,7 +225,7 @@ def warm_gain(rank: RankFeatures) -> float:
     Work that follows a long wait finds its caches cold and its threads asleep: a small network
     took 6 times as long after 70 ms of waiting as without (benchmarks/removal.py, slow_store).
     """
-    known = [op for op in rank.ops if op.attainable_ns > 0]
+    known = [op for op in rank.ops if op.attainable_ns > 0 and op.slot != "network"]
     above = sum(max(0.0, op.work_ns - op.attainable_ns / WARM_ROOF) for op in known)
     return min(1.0, above / (rank.window_ms * 1e6)) if rank.window_ms and not rank.device else 0.0
 

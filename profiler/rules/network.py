@@ -12,8 +12,8 @@ from ..hot_lines import hot_lines
 from ..links import Link, busiest_link
 from ..metrics import within
 from ..text import milliseconds, percent, scaled
-from ..trace.collectives import POINT_TO_POINT, to_intervals
-from ..trace.intervals import clip, total
+from ..trace.collectives import POINT_TO_POINT
+from ..trace.intervals import total
 from ._exchange import SATURATED, Exchange, evidence, exchanges, is_full
 from ._exchange_fixes import fixes_of
 from .base import MIN_SHARE, Evidenced, place
@@ -123,9 +123,7 @@ def _hidden_share(rank: RankFeatures) -> float:
         communication = sum(window.device.communication_ns for window in rank.device)
         hidden = sum(window.device.overlap_ns for window in rank.device)
         return hidden / communication if communication else 0.0
-    spans = to_intervals([(c.start_ns, c.end_ns) for c in rank.collectives])
-    inside = sum(total(clip(spans, w.start_ns, w.end_ns)) for w, _ in rank.windows)
-    whole = rank.per_step(inside * 1e-6)
+    whole = rank.per_step(total(rank.communicating) * 1e-6)
     exposed = (rank.shares["network"] + rank.shares["imbalance"]) * float(np.mean(rank.step_ms))
     return float(np.clip(1 - exposed / whole, 0.0, 1.0)) if whole else 0.0
 

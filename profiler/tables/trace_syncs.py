@@ -25,7 +25,7 @@ _BLOCK_ROWS = 1 << 20
 _PYTHON, _CPU_OP = int(Category.PYTHON), int(Category.CPU_OP)
 
 _LIBRARIES = ("torch/", "<", "threading.py", "contextlib.py", "nn.Module: ", "autograd/")
-_INSTALLED = re.compile(f"site-packages/|/{TORCH_PARTS}")
+_INSTALLED = re.compile(f"(?:site|dist)-packages/|/{TORCH_PARTS}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,18 @@ from .collectives import Collective, exchange_of_thread, host_collectives, to_in
 from .costs import Cost, cost, family, roof_seconds
 from .costs_names import forward_name
 from .device import device_work
-from .intervals import EMPTY, clip, intersect, merge, nest, self_time, subtract, total, union
+from .intervals import (
+    EMPTY,
+    clip,
+    covered,
+    intersect,
+    merge,
+    nest,
+    self_time,
+    subtract,
+    total,
+    union,
+)
 from .intervals import Union as Intervals
 from .launches import LAUNCH
 from .table import Category, Signature, Trace
@@ -114,13 +125,15 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class HostWindow:
-    """What one window of one rank says: per phase, per op, and the collectives seen."""
+    """What one window of one rank says: per phase, per op, and the collectives seen; `exchange` is
+    when ops of the training thread are there for the exchange alone."""
 
     phases: dict[str, PhaseTime]
     ops: list[OpTime]
     collectives: list[Collective]
     start_ns: int
     end_ns: int
+    exchange: Intervals = EMPTY
 
 
 def training_thread(trace: Trace) -> int:
@@ -168,7 +181,8 @@ def divide(
         host, slots, exchange = np.zeros_like(own), np.full(len(own), "other"), EMPTY
 
     top = nested.depth == 0
-    exchanging = _inside(starts, exchange)
+    lasting = nested.end_ns - starts
+    exchanging = _inside(starts, exchange) & (covered(exchange, starts, nested.end_ns) == lasting)
     busy = subtract(union(starts[top], nested.end_ns[top]), exchange)
     collectives = host_collectives(trace, main)
     waits = to_intervals([(c.start_ns, c.end_ns) for c in collectives])
@@ -196,7 +210,7 @@ def divide(
         host[judged],
         exchanging[judged],
     )
-    return HostWindow(result, ops, collectives, window[0], window[1])
+    return HostWindow(result, ops, collectives, *window, exchange=clip(exchange, *window))
 
 
 def unseen_device(trace: Trace) -> bool:
