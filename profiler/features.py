@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..collectors.records import Window
+from .after_step import after_step
 from .alike import telling_phases, unlike_steps
 from .contradictions import (
     started_apart,
@@ -231,7 +232,7 @@ def derive_from(
     run: Run, inputs: Sequence[RankInput], roofs: Roofs | None, warnings: list[Warning_]
 ) -> Features:
     """Compute the features of ranks whose steps and traces are at hand."""
-    inputs = [replace(i, line=settle(i.line, [trace for _, trace in i.traces])) for i in inputs]
+    inputs = [_settled(run, item) for item in inputs]
     collectives = {item.data.rank: item.collectives for item in inputs}
     hosts = {item.data.host for item in inputs}
     offsets = None if len(hosts) <= 1 and "" not in hosts else clock_offsets(collectives)
@@ -258,6 +259,11 @@ def derive_from(
     warnings += _missing_ranks(run, ranks)
     warnings += started_apart(arrival_skews(collectives, offsets), _window_ns(inputs))
     return Features(run, ranks, shares, last_arrivals(collectives, offsets), warnings)
+
+
+def _settled(run: Run, item: RankInput) -> RankInput:
+    after = after_step(run, item.data, item.line)
+    return replace(item, line=settle(item.line, [trace for _, trace in item.traces], after))
 
 
 def _with_logs(run: Run, rank: RankFeatures) -> RankFeatures:

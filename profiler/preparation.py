@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from .after_step import AfterStep
 from .timeline import Timeline
 from .trace.costs_names import base_name, forward_name
 from .trace.host import training_thread
@@ -26,16 +28,21 @@ MODULES_EXPLAIN = 0.25
 the whole forward pass. A product has two products as its backward pass, an element-wise op about
 one of its own length: a forward pass takes 0.5 to 1 of it, and half of that is enough."""
 
+NOTHING_AFTER = AfterStep()
+
 _ENGINE = "autograd::engine::evaluate_function"
 
 
-def settle(line: Timeline, traces: Sequence[Trace]) -> Timeline:
+def settle(line: Timeline, traces: Sequence[Trace], after: AfterStep = NOTHING_AFTER) -> Timeline:
     """The timeline with what is no preparation moved to the work phase `rest`.
 
-    In steps that a trace shows, preparation ends with the first op that has a node in the backward
-    pass; in the others the same share of it goes. Without such a trace at most the time of the
-    backward pass goes, and nothing where the modules explain it.
+    What a step does `after` its optimizer's goes first, as far as preparation holds it: to
+    `storage` where a checkpoint is written, else to `rest`. In steps that a trace shows,
+    preparation ends with the first op that has a node in the backward pass; in the others the same
+    share of it goes. Without such a trace at most the time of the backward pass goes, and nothing
+    where the modules explain it.
     """
+    line = _without(line, after)
     begins, ends = _hulls(line)
     if not len(begins):
         return line
@@ -49,7 +56,21 @@ def settle(line: Timeline, traces: Sequence[Trace]) -> Timeline:
     else:
         share = _share_at_most(line, int((ends - begins).sum()))
     cuts = np.where(seen, known, ends - np.rint((ends - begins) * share).astype(np.int64))
-    return _moved(line, union(cuts, ends))
+    return _moved(line, union(cuts, ends), "rest")
+
+
+def _without(line: Timeline, after: AfterStep) -> Timeline:
+    """The timeline without what comes behind the optimizer's step: where preparation begins."""
+    spent: list[tuple[float, Literal["rest", "storage"]]]
+    spent = [(after.saving_ns, "storage"), (after.other_ns, "rest")]
+    for spent_ns, phase in spent:
+        begins, ends = line.phase_intervals["preparation"]
+        whole = int((ends - begins).sum())
+        if spent_ns > 0 and whole:
+            share = min(1.0, spent_ns * len(line) / whole)
+            cuts = begins + np.rint((ends - begins) * share).astype(np.int64)
+            line = _moved(line, union(begins, cuts), phase)
+    return line
 
 
 def _hulls(line: Timeline) -> Union:
@@ -68,13 +89,14 @@ def _share_at_most(line: Timeline, preparation_ns: int) -> float:
     return min(1.0, backward / preparation_ns)
 
 
-def _moved(line: Timeline, work: Union) -> Timeline:
+def _moved(line: Timeline, time: Union, target: Literal["rest", "storage"]) -> Timeline:
+    """The timeline with the preparation that lies in `time` moved to another phase."""
     parts = dict(line.phase_intervals)
-    taken = intersect(parts["preparation"], work)
-    parts["preparation"] = subtract(parts["preparation"], work)
-    parts["rest"] = merge(parts["rest"], taken)
+    taken = intersect(parts["preparation"], time)
+    parts["preparation"] = subtract(parts["preparation"], time)
+    parts[target] = merge(parts[target], taken)
     times = dict(line.phase_ns)
-    for phase in ("preparation", "rest"):
+    for phase in ("preparation", target):
         times[phase] = covered(parts[phase], line.start_ns, line.end_ns).astype(np.float64)
     return replace(line, phase_intervals=parts, phase_ns=times)
 

@@ -17,6 +17,7 @@ from .run.load import Run
 
 if TYPE_CHECKING:
     from .features import RankFeatures
+    from .timeline import Timeline
 
 MIN_SAMPLES = 40
 """With fewer samples a share of 10 % has a standard error of 5 points or more."""
@@ -86,25 +87,31 @@ def sampled_share(
 
 def main_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Frames, int]]:
     """Stacks of the rank's main thread in its steady state, outermost frame first."""
-    for _, frames, count in _stacks(run, rank, main=True):
+    yield from thread_stacks(run, rank.data.pid, rank.timeline)
+
+
+def thread_stacks(run: Run, pid: int, line: Timeline) -> Iterator[tuple[Frames, int]]:
+    """Stacks of the training thread of process `pid` in the steady state of its steps."""
+    for _, frames, count in _stacks(run, pid, line, main=True):
         yield frames, count
 
 
 def other_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Stacks, Frames, int]]:
     """Records and stacks of the rank's other threads in its steady state, our own left out."""
-    return _stacks(run, rank, main=False)
+    return _stacks(run, rank.data.pid, rank.timeline, main=False)
 
 
-def _stacks(run: Run, rank: RankFeatures, *, main: bool) -> Iterator[tuple[Stacks, Frames, int]]:
-    table = run.stacks.get(rank.data.pid)
-    line = rank.timeline
+def _stacks(
+    run: Run, pid: int, line: Timeline, *, main: bool
+) -> Iterator[tuple[Stacks, Frames, int]]:
+    table = run.stacks.get(pid)
     if table is None or not line.steady.any():
         return
     begin, end = int(line.start_ns[line.steady][0]), int(line.end_ns[-1])
     for sample in table.samples:
         if sample.role != "rank" or sample.thread_name == OWN_THREAD:
             continue
-        if main != is_training_thread(sample, rank.data.pid):
+        if main != is_training_thread(sample, pid):
             continue
         # Samples are kept in groups of a second: the group's middle decides.
         if not begin <= (sample.start_ns + sample.end_ns) // 2 <= end:
