@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import ipaddress
 import json
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .errors import BoundscopeError, UsageError
@@ -44,20 +45,39 @@ OPTIONS = {
 """Streamlit's own settings; they win over a `.streamlit/config.toml` in the current folder."""
 
 
-def serve(paths: Sequence[Path], *, address: str, port: int, open_browser: bool) -> int:
+DEFAULT_PORT = 8501
+"""Streamlit's own."""
+MORE_PORTS = 20
+"""So many after the default one are tried where nobody asked for a port."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a program whose terminal or supervisor goes away, beside Ctrl-C."""
+_PR_SET_PDEATHSIG = 1
+
+
+def serve(
+    paths: Sequence[Path], *, address: str, port: int | None = None, open_browser: bool
+) -> int:
     """Serve the paths until interrupted; returns the exit code.
 
-    Raises BoundscopeError when the packages are missing, the port is taken or the server fails.
+    `port` None: the default one, or the next free one. Raises BoundscopeError when the packages are
+    missing, the port is taken or the server fails.
     """
     _check_packages()
+    if port is None:
+        port = _free_port(address)
     _check_port(address, port)
     if not _is_loopback(address):
         sys.stderr.write(
             f"warning[not-only-local]: everyone who reaches {address}:{port} can read these runs; "
             "there is no password.\n"
         )
-    child = subprocess.Popen(_command(address, port), env=_environment(paths))
     url = f"http://{_shown(address)}:{port}"
+    before = {number: signal.signal(number, _interrupt) for number in ENDING}
+    child = subprocess.Popen(
+        _command(address, port),
+        env=_environment(paths),
+        preexec_fn=_end_with_parent(),  # noqa: PLW1509 - no other thread runs here
+    )
     try:
         _wait_until_ready(child, url)
         sys.stderr.write(f"boundscope dashboard: {url} (Ctrl-C ends it)\n")
@@ -66,8 +86,47 @@ def serve(paths: Sequence[Path], *, address: str, port: int, open_browser: bool)
         return child.wait()
     except KeyboardInterrupt:
         return 0
+    except _Ended as ended:
+        return 128 + ended.number
     finally:
         _end(child)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Ended(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise _Ended(number)
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What the server does before it starts, so that it ends even where we are killed; Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+
+    def ask() -> None:
+        library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+    return ask
+
+
+def _free_port(address: str) -> int:
+    """The default port, or the first free one of those behind it; the default where none is."""
+    for port in range(DEFAULT_PORT, DEFAULT_PORT + MORE_PORTS):
+        try:
+            _check_port(address, port)
+        except UsageError:
+            continue
+        return port
+    return DEFAULT_PORT
 
 
 def _check_packages() -> None:

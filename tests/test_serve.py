@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from boundscope.profiler import serve
@@ -86,3 +90,38 @@ def test_a_path_that_is_not_there_is_wrong_usage(
 
     assert code == 2
     assert "error[no-such-path]" in capsys.readouterr().err
+
+
+def test_where_nobody_asked_for_a_port_the_next_free_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(serve, "DEFAULT_PORT", taken.getsockname()[1])
+
+        assert serve._free_port("127.0.0.1") > taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_the_program_that_started_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "boundscope", "dashboard", str(tmp_path), "--no-open"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        said = ""
+        while "Ctrl-C ends it" not in said:
+            line = program.stderr.readline()
+            assert line, said
+            said += line
+        (server,) = psutil.Process(program.pid).children()
+
+        program.send_signal(number)
+        code = program.wait(20)
+
+    gone, alive = psutil.wait_procs([server], timeout=20)
+    assert gone
+    assert not alive
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert re.search(r"http://127\.0\.0\.1:\d+", said)

@@ -15,7 +15,15 @@ def dashboard(
         list[Path] | None,
         typer.Argument(help="Folders of runs, run folders or traces; ./runs if none is given."),
     ] = None,
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 8501,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="The port to listen on.",
+            min=1,
+            max=65535,
+            show_default="8501, or the next free one",
+        ),
+    ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the browser.")
     ] = True,
