@@ -6,7 +6,7 @@ of the lines does: in the body of the loop, what stands below the optimizer's st
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -49,7 +49,7 @@ def after_step(run: Run, data: RankData, line: Timeline) -> AfterStep:
         return AfterStep()
     step = path_to((last.file, last.function, last.line), stacks)
     savers = {(site.file, site.function) for site in data.sites if site.what == "save"}
-    after = Counter[bool]()
+    after = {True: 0.0, False: 0.0}
     for frames, count in stacks:
         if place_of(frames, step) == "after":
             calls = {(frame.file, plain_name(frame)) for frame in frames[len(step) :]}
@@ -62,15 +62,15 @@ def after_step(run: Run, data: RankData, line: Timeline) -> AfterStep:
     )
 
 
-def path_to(step: Call, stacks: Iterable[tuple[list[Frame], int]]) -> list[Call]:
+def path_to(step: Call, stacks: Iterable[tuple[list[Frame], float]]) -> list[Call]:
     """The calls that lead to a line, the outermost first, as most samples show them; the line alone
     where none does."""
-    seen = Counter[tuple[Call, ...]]()
+    seen: defaultdict[tuple[Call, ...], float] = defaultdict(float)
     for frames, count in stacks:
         calls = [(frame.file, plain_name(frame), frame.line) for frame in frames]
         if step in calls:
             seen[tuple(calls[: calls.index(step) + 1])] += count
-    return list(seen.most_common(1)[0][0]) if seen else [step]
+    return list(max(seen.items(), key=lambda each: each[1])[0]) if seen else [step]
 
 
 def place_of(frames: list[Frame], step: list[Call]) -> Place:

@@ -78,7 +78,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 class Side(msgspec.Struct, frozen=True):
     """One of the runs: `step_ms` is the mean steady step with all that happens in it, checkpoints
-    and evaluation included, `median_ms` the median one."""
+    and evaluation included, `median_ms` the median one, as the run's own report has it."""
 
     id: str
     name: str
@@ -193,7 +193,7 @@ def _side(features: Features, diagnosis: Diagnosis) -> Side:
         name=run.name or features.run.folder.name,
         bound=diagnosis.verdict.bound,
         step_ms=round(float(steps.mean()), 4),
-        median_ms=round(float(np.median(steps)), 4),
+        median_ms=run.step_ms.median if run.step_ms else round(float(np.median(steps)), 4),
         steps=run.steps,
         world_size=run.world_size,
     )
@@ -297,7 +297,9 @@ def _headline(
     interval: tuple[float, float],
     slots: Sequence[SlotChange],
 ) -> str:
-    times = f"{milliseconds(sides[0].step_ms)} to {milliseconds(sides[1].step_ms)} a step"
+    times = (
+        f"{milliseconds(sides[0].step_ms)} to {milliseconds(sides[1].step_ms)} a step on average"
+    )
     if interval[0] <= 0 <= interval[1]:
         return (
             f"No difference beyond the noise: {times} "

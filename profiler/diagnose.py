@@ -116,9 +116,16 @@ def _must_exist(path: Path) -> None:
 
 
 def _traces_of(path: Path) -> list[Path]:
-    """The trace files that a path stands for; raises UnusableData where there is none."""
+    """The trace files that a path stands for; raises UnusableData where there is none, and for a
+    run folder without its manifest."""
     from .trace_run import trace_files
 
+    if any(path.glob("rank-*-*/steps.jsonl")):
+        raise UnusableData(
+            "no-manifest",
+            f"{path} looks like a run folder, but its {FILE_NAME} is missing.",
+            "copy it from where the run was recorded, or name one of the traces in rank-…",
+        )
     files = trace_files(path)
     if not files:
         raise UnusableData(

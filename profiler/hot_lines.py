@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,16 +69,24 @@ def user_frame(frames: list[Frame]) -> Frame | None:
 
 
 def hot_lines(
-    run: Run, pid: int, phase: StackPhase | tuple[StackPhase, ...], limit: int = 3
+    run: Run,
+    pid: int,
+    phase: StackPhase | tuple[StackPhase, ...],
+    limit: int = 3,
+    *,
+    torch_first: bool = False,
 ) -> list[HotLine]:
     """The user's lines with most samples in `phase` of rank process `pid`, most first.
 
     Several phases of the training thread are taken as one. Loader workers of every rank are taken
-    together: their stacks name the dataset, not the rank.
+    together: their stacks name the dataset, not the rank. `torch_first`: lines that are mostly seen
+    with a function of torch's on the stack (in a module, a functional) go before the others, which
+    may sleep or read as well as calculate.
     """
     phases = (phase,) if isinstance(phase, str) else phase
-    counts: Counter[tuple[str, int, str]] = Counter()
-    total = 0
+    counts: defaultdict[tuple[str, int, str], float] = defaultdict(float)
+    in_torch: defaultdict[tuple[str, int, str], float] = defaultdict(float)
+    total = 0.0
     saves = _save_sites(run, pid)
     for table, samples in _tables(run, pid, phases[0]):
         for stack_id, count in samples.items():
@@ -91,10 +100,16 @@ def hot_lines(
             total += count
             frame = user_frame(frames)
             if frame is not None and not (phase == "worker" and len(frames) < 3):
-                counts[frame.file, frame.line, frame.function] += count
+                where = frame.file, frame.line, frame.function
+                counts[where] += count
+                if any(packaged(each.file).startswith("/torch/") for each in frames):
+                    in_torch[where] += count
+    found = sorted(counts.items(), key=lambda each: -each[1])
+    if torch_first:
+        found.sort(key=lambda each: in_torch[each[0]] < each[1] / 2)  # stable: most samples first
     return [
-        HotLine(file, line, function, count / total, count)
-        for (file, line, function), count in counts.most_common(limit)
+        HotLine(file, line, function, count / total, round(count))
+        for (file, line, function), count in found[:limit]
     ]
 
 
@@ -103,17 +118,31 @@ def _save_sites(run: Run, pid: int) -> set[tuple[str, int]]:
     return {(site.file, site.line) for site in sites if site.what == "save"}
 
 
-def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, Counter[int]]]:
+def mean_interval(counted: Iterable[tuple[int, int]]) -> float:
+    """The mean distance of samples, ns: `counted` are (interval, number of samples)."""
+    pairs = list(counted)
+    whole = sum(interval * count for interval, count in pairs)
+    return max(1.0, whole / max(1, sum(count for _, count in pairs)))
+
+
+def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, dict[int, float]]]:
+    """Tables of stacks with the number of samples of each, as if all had been taken at the mean
+    rate: a recording is denser at a run's begin than later."""
     wanted = "worker" if phase == "worker" else "rank"
-    result = []
+    result: list[tuple[StackTable, dict[int, float]]] = []
     for owner, table in run.stacks.items():
         if phase != "worker" and owner != pid:
             continue
-        counts: Counter[int] = Counter()
-        for sample in table.samples:
-            other = phase != "worker" and not is_training_thread(sample, pid)
-            if sample.role == wanted and not other:
-                counts.update(dict(sample.counts))
+        chosen = [
+            sample
+            for sample in table.samples
+            if sample.role == wanted and (phase == "worker" or is_training_thread(sample, pid))
+        ]
+        mean = mean_interval((s.interval_ns, sum(n for _, n in s.counts)) for s in chosen)
+        counts: defaultdict[int, float] = defaultdict(float)
+        for sample in chosen:
+            for stack, count in sample.counts:
+                counts[stack] += count * sample.interval_ns / mean
         if counts:
             result.append((table, counts))
     return result

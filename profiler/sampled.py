@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..collectors.origins import is_own, is_user
 from ..collectors.records import Frame, Stacks
 from .diagnosis import Saving
-from .hot_lines import HotLine, is_training_thread, plain_name, user_frame
+from .hot_lines import HotLine, is_training_thread, mean_interval, plain_name, user_frame
 from .logs import writes_log
 from .run.load import Run
 
@@ -68,8 +68,8 @@ def sampled_share(
         return None
     if all_threads:
         seen += [(frames, count) for _, frames, count in other_stacks(run, rank)]
-    found = 0
-    lines: Counter[tuple[str, int, str]] = Counter()
+    found = 0.0
+    lines: defaultdict[tuple[str, int, str], float] = defaultdict(float)
     for frames, count in seen:
         if not matches(frames):
             continue
@@ -78,30 +78,42 @@ def sampled_share(
         if frame is not None:
             lines[frame.file, frame.line, frame.function] += count
     found = min(found, total)
+    most = sorted(lines.items(), key=lambda each: -each[1])[:3]
     hot = [
-        HotLine(file, line, function, count / max(1, found), count)
-        for (file, line, function), count in lines.most_common(3)
+        HotLine(file, line, function, count / max(1.0, found), round(count))
+        for (file, line, function), count in most
     ]
-    return SampledShare(found / total, found, total, hot)
+    return SampledShare(found / total, round(found), round(total), hot)
 
 
-def main_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Frames, int]]:
+def main_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Frames, float]]:
     """Stacks of the rank's main thread in its steady state, outermost frame first."""
     yield from thread_stacks(run, rank.data.pid, rank.timeline)
 
 
-def thread_stacks(run: Run, pid: int, line: Timeline) -> Iterator[tuple[Frames, int]]:
+def thread_stacks(run: Run, pid: int, line: Timeline) -> Iterator[tuple[Frames, float]]:
     """Stacks of the training thread of process `pid` in the steady state of its steps."""
     for _, frames, count in _stacks(run, pid, line, main=True):
         yield frames, count
 
 
-def other_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Stacks, Frames, int]]:
+def other_stacks(run: Run, rank: RankFeatures) -> Iterator[tuple[Stacks, Frames, float]]:
     """Records and stacks of the rank's other threads in its steady state, our own left out."""
     return _stacks(run, rank.data.pid, rank.timeline, main=False)
 
 
 def _stacks(
+    run: Run, pid: int, line: Timeline, *, main: bool
+) -> Iterator[tuple[Stacks, Frames, float]]:
+    """Each with its number of samples, as if all had been taken at the mean rate: a recording is
+    denser at a run's begin than later."""
+    seen = list(_counted(run, pid, line, main=main))
+    mean = mean_interval((sample.interval_ns, count) for sample, _, count in seen)
+    for sample, frames, count in seen:
+        yield sample, frames, count * sample.interval_ns / mean
+
+
+def _counted(
     run: Run, pid: int, line: Timeline, *, main: bool
 ) -> Iterator[tuple[Stacks, Frames, int]]:
     table = run.stacks.get(pid)

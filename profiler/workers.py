@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -158,7 +158,7 @@ def _cause(
     return "cpu" if found == "unknown" and readings is not None and cores else found
 
 
-def mostly_results(stacks: list[tuple[list[Frame], int]]) -> bool:
+def mostly_results(stacks: Sequence[tuple[list[Frame], float]]) -> bool:
     """Whether most of the stacks wait for a result, whatever the kernel calls that."""
     results = sum(count for frames, count in stacks if waits_for_result(frames))
     return 2 * results > sum(count for _, count in stacks)

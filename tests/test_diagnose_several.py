@@ -316,6 +316,16 @@ def test_each_path_must_be_something(tmp_path: Path) -> None:
         assert caught.value.slug == slug
 
 
+def test_a_run_folder_that_lost_its_manifest_is_called_one(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    (run / "manifest.json").unlink()
+
+    with pytest.raises(UnusableData, match=r"manifest\.json is missing") as caught:
+        diagnose_paths([run])
+
+    assert caught.value.slug == "no-manifest"
+
+
 def test_the_command_line_takes_several_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

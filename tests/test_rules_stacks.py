@@ -16,6 +16,7 @@ import pytest
 from boundscope.collectors.records import Frame
 from boundscope.profiler.diagnosis import Saving
 from boundscope.profiler.features import RankFeatures
+from boundscope.profiler.hot_lines import hot_lines
 from boundscope.profiler.rules._exposed import beside_device
 from boundscope.profiler.sampled import compiles, other_stacks
 
@@ -190,6 +191,33 @@ def test_a_thread_that_sleeps_or_whose_cpu_time_is_not_known_does_not(
     recording.sampled(10, BUSY, **OTHER, cpu_share=cpu)  # time.sleep() has no frame of its own
 
     assert "lock-contention" not in {finding.id for finding in recording.diagnose().findings}
+
+
+def test_samples_count_for_the_time_between_them() -> None:
+    """A recording is denser at a run's begin: what is seen there is no more of the time for it."""
+    rank = with_shares(rank_of([], "host"), host=0.9, compute=0.1)
+    stacks = stacks_of((60, 1, [BUSY]), (40, 1, [MAIN]))
+    dense, sparse = stacks[1].samples
+    stacks[1].samples[:] = [
+        msgspec.structs.replace(dense, interval_ns=50 * MS),
+        msgspec.structs.replace(sparse, interval_ns=150 * MS),
+    ]
+    run = run_with(rank, stacks)
+
+    first, second = hot_lines(run, 1, "rest")
+
+    assert (first.line, second.line) == (MAIN[2], BUSY[2])
+    assert first.share == pytest.approx(6 / 9)
+
+
+def test_of_arithmetic_lines_that_call_into_torch_are_named_first() -> None:
+    rank = with_shares(rank_of([], "compute"), compute=0.9, host=0.1)
+    module = ("/x/site-packages/torch/nn/modules/module.py", "_call_impl", 9)
+    stacks = stacks_of((70, 1, [MAIN]), (30, 1, [BUSY, module]))
+
+    found = hot_lines(run_with(rank, stacks), 1, "rest", torch_first=True)
+
+    assert [line.line for line in found] == [BUSY[2], MAIN[2]]
 
 
 def test_lines_are_those_of_the_thread_that_trains_and_no_thread_is_our_own() -> None:

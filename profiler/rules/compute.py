@@ -81,7 +81,8 @@ def find(case: Evidenced) -> list[Finding]:
     id_, title, evidence, fixes = _reason(rank, work)
     where = [Place(rank=rank.rank, op=work.ops[0].name, kernel=work.ops[0].kernel or None)]
     where += [
-        place(line, rank.rank) for line in hot_lines(case.features.run, rank.data.pid, "rest")
+        place(line, rank.rank)
+        for line in hot_lines(case.features.run, rank.data.pid, "rest", torch_first=True)
     ]
     found = case.finding(
         id=id_,

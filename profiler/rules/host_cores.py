@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 
 from ...collectors.records import Stacks
@@ -187,27 +187,27 @@ def busy_thread(case: Evidenced, rank: RankFeatures) -> OtherThread | None:
 
 def other_threads(case: Evidenced, rank: RankFeatures) -> list[OtherThread]:
     """The rank's other threads that are seen in the script's code and whose CPU time is known."""
-    seen: dict[int, list[tuple[Stacks, Frames, int]]] = defaultdict(list)
+    seen: dict[int, list[tuple[Stacks, Frames, float]]] = defaultdict(list)
     for sample, frames, count in other_stacks(case.features.run, rank):
         seen[sample.thread].append((sample, frames, count))
     found = [_other_thread(stacks) for stacks in seen.values()]
     return [thread for thread in found if thread is not None]
 
 
-def _other_thread(stacks: list[tuple[Stacks, Frames, int]]) -> OtherThread | None:
+def _other_thread(stacks: list[tuple[Stacks, Frames, float]]) -> OtherThread | None:
     total = sum(count for _, _, count in stacks)
     used = [(sample.cpu_share, count) for sample, _, count in stacks]
     known = [(cpu, count) for cpu, count in used if cpu is not None]
-    lines: Counter[tuple[str, int, str]] = Counter()
+    lines: defaultdict[tuple[str, int, str], float] = defaultdict(float)
     for _, frames, count in stacks:
         if _at_work(frames):
             lines[frames[-1].file, frames[-1].line, frames[-1].function] += count
     if total < MIN_SAMPLES or not known or not lines:
         return None
     cpu = sum(cpu * count for cpu, count in known) / sum(count for _, count in known)
-    (file, line, function), most = lines.most_common(1)[0]
-    hot = HotLine(file, line, function, most / total, most)
-    return OtherThread(total, sum(lines.values()) / total, cpu, hot)
+    (file, line, function), most = max(lines.items(), key=lambda each: each[1])
+    hot = HotLine(file, line, function, most / total, round(most))
+    return OtherThread(round(total), sum(lines.values()) / total, cpu, hot)
 
 
 def _at_work(frames: Frames) -> bool:
