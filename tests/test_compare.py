@@ -93,7 +93,8 @@ def test_a_slower_loader_is_told_by_its_slot_and_its_milliseconds(tmp_path: Path
     assert found.change == pytest.approx(0.5)
     assert found.slots[0].slot == "input"
     assert (found.slots[0].base_ms, found.slots[0].new_ms) == pytest.approx((20, 70), rel=0.01)
-    assert found.headline.startswith("50 % slower: 100 ms to 150 ms a step on average, most of it input")
+    told = "50 % slower: 100 ms to 150 ms a step on average, most of it input"
+    assert found.headline.startswith(told)
     assert found.is_certain
 
 
