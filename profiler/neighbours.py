@@ -35,13 +35,14 @@ def busy_host(run: Run) -> list[Warning_]:
         others = others_share(run, table)
         if others is None or others <= BUSY_HOST_SHARE:
             continue
+        cpu = f"{others:.0%} of the CPU of host {table.host}"
         if others > OVERLOADED_SHARE and lacked_a_core(table):
-            text = f"other processes held {others:.0%} of {table.host}: repeat the run alone"
+            text = f"other processes held {cpu}: repeat the run alone"
             found.append(Warning_("overloaded-host", text))
         else:
             text = (
-                f"other processes took {others:.0%} of the CPU of {table.host}: step times and "
-                "shares may be theirs as much as the job's"
+                f"other processes took {cpu}: step times and shares may be theirs as much as the "
+                "job's"
             )
             found.append(Warning_("busy-host", text))
     return found

@@ -13,6 +13,7 @@ from .rules.compute import FINDINGS as ARITHMETIC
 from .rules.compute import KNOWN_SHARE, NEAR_ROOF
 from .rules.memory import FINDINGS as TRAFFIC
 from .rules.unsteady import FINDINGS as UNSTEADY
+from .run.load import Run
 from .text import milliseconds, percent, plural, scaled, short_name
 from .trace.health import confidence_left
 
@@ -234,8 +235,21 @@ def _too_little(features: Features) -> str:
             f"Unknown: the training could not be watched from inside ({_first_line(gap.detail)})."
         )
     if run.processes:
-        return "Unknown: the command imported torch but took no optimizer step and read no batch."
-    return "Unknown: the command never imported torch in a Python process that could be watched."
+        text = "Unknown: the command imported torch but took no optimizer step and read no batch."
+    else:
+        text = (
+            "Unknown: the command never imported torch in a Python process that could be watched."
+        )
+    return text + _bad_end(run)
+
+
+def _bad_end(run: Run) -> str:
+    """How the command failed, as one more sentence; "" where it did not."""
+    if run.manifest.signal:
+        return f" It was ended by signal {run.manifest.signal}."
+    if run.manifest.exit_code:
+        return f" It failed with exit code {run.manifest.exit_code}."
+    return ""
 
 
 def _first_line(text: str) -> str:

@@ -18,7 +18,14 @@ import pytest
 
 from boundscope.collectors import pyspy
 from boundscope.collectors.base import Job
-from boundscope.collectors.beside.stacks import MARKER, StacksCollector
+from boundscope.collectors.beside.stacks import (
+    EARLY,
+    EARLY_RECORDINGS,
+    LATER,
+    MARKER,
+    WORKER_TURN,
+    StacksCollector,
+)
 from boundscope.collectors.records import Frame, Gap, Record, Stack, Stacks
 from boundscope.collectors.writer import Clock
 
@@ -455,3 +462,35 @@ def test_a_recording_worked_by_hand_gives_its_samples() -> None:
     )
     assert records[:2] == [Frame(0, *main), Stack(0, [0])]
     assert records[2:4] == [Frame(1, *wait), Stack(1, [0, 1])]
+
+
+def test_the_first_recordings_of_each_rank_are_dense_and_later_ones_cheap() -> None:
+    collector = StacksCollector()
+    ranks = {11: 0, 12: 1}
+
+    collector._recordings.update({11: EARLY_RECORDINGS, 12: EARLY_RECORDINGS - 1})
+    assert collector._pace(ranks) is EARLY
+
+    collector._recordings[12] += 1
+    assert collector._pace(ranks) is LATER
+    assert collector._pace({**ranks, 13: 2}) is EARLY  # a rank that has just appeared
+
+    collector._given_up.update({11, 12, 13})
+    assert collector._pace({**ranks, 13: 2}) is LATER
+    assert LATER.cores < EARLY.cores
+    assert LATER.attach_cores < EARLY.attach_cores
+
+
+@pytest.mark.parametrize("places", [1, 2, 4])
+def test_workers_get_their_turn_however_many_recordings_start_at_once(
+    places: int,
+) -> None:
+    """Each start of several recordings moves the count on by as many."""
+    collector = StacksCollector()
+    started, given = 0, 0
+    for _ in range(12):
+        collector._started = started
+        given += collector._is_workers_turn(places)
+        started += places
+
+    assert given >= 12 * places // WORKER_TURN // places

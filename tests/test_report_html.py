@@ -95,7 +95,7 @@ def test_the_page_says_what_the_diagnosis_says() -> None:
     for said in (
         "input-bound", "Input-bound: 62 % of every step", "confidence 0.93", "median 10 ms",
         "2 ranks", "start-up 2.5 s", "killed", "input 62 %", "compute 38 %",
-        "Samples arrive late", "saves up to 60 % of step time (55 % to 62 %), 2.5 times as fast",
+        "Samples arrive late", "saves about 60 % of step time (55 % to 62 %), 2.5 times as fast",
         "run:31 in run", "waits 6.2 ms", "Read ahead", "snippet(run)",
         "gpu (no-driver): no utilisation", "busy-host: others took 20 %",
     ):  # fmt: skip

@@ -59,7 +59,7 @@ Input-bound: 75 % of every step [bold]waits[/].
   {"░" * 45}{"█" * 15}
   ░ input 75 %   █ compute 25 %
 
-1. Rank 1 waits for samples to arrive  saves up to 75 % of step time (70 % to 80 %), 4 times as fast
+1. Rank 1 waits for samples to arrive  saves about 75 % of step time (70 % to 80 %), 4 times as fast
    at /w/train.py:31 in get (rank 1)
    - the loader has 0 workers
    → Read ahead

@@ -30,8 +30,13 @@ optimizer.step()
             "Unknown: the command imported torch but took no optimizer step and read no batch.",
         ),
         (ONE_STEP, "Unknown: the run ended before its second step."),
+        (
+            "raise SystemExit(3)",
+            "Unknown: the command never imported torch in a Python process that could be watched. "
+            "It failed with exit code 3.",
+        ),
     ],
-    ids=["no torch", "no step", "one step"],
+    ids=["no torch", "no step", "one step", "failed"],
 )
 def test_a_run_without_steps_says_what_is_missing(
     tmp_path: Path, script: str, headline: str
@@ -44,7 +49,7 @@ def test_a_run_without_steps_says_what_is_missing(
     )  # fmt: skip
 
     stored = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (3 if "SystemExit(3)" in script else 0), done.stderr
     assert stored["verdict"]["bound"] == "unknown"
     assert stored["verdict"]["headline"] == headline
     assert headline in done.stderr

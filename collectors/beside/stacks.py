@@ -272,9 +272,13 @@ class StacksCollector:
             if stat.pid not in ranks and _is_worker(stat, pid)
         ]
         rank_targets, workers = self._in_turn(rank_targets), self._in_turn(workers)
-        if self._started % WORKER_TURN + places >= WORKER_TURN:
+        if self._is_workers_turn(places):
             return workers[:1] + rank_targets + workers[1:]
         return rank_targets + workers
+
+    def _is_workers_turn(self, places: int) -> bool:
+        """Whether one of the next `places` recordings is a fourth one."""
+        return self._started % WORKER_TURN + places >= WORKER_TURN
 
     def _in_turn(self, targets: list[Target]) -> list[Target]:
         free = [t for t in targets if t.pid not in self._active and t.pid not in self._given_up]

@@ -76,7 +76,7 @@ def _finding(number: int, finding: Finding) -> str:
     saving = finding.saving
     lines = [
         "",
-        f"{number}. **{escaped(finding.title or finding.id)}**: saves up to "
+        f"{number}. **{escaped(finding.title or finding.id)}**: saves about "
         f"{percent(saving.mid)} of step time ({percent(saving.low)} to {percent(saving.high)})",
     ]
     lines += [f"   - at {escaped(describe_place(place))}" for place in finding.where[:1]]

@@ -138,7 +138,7 @@ def _finding(number: int, finding: Finding) -> str:
     lines = [f"<h3>{number}. {escape(finding.title or finding.id)}</h3>"]
     if saving.high > 0:
         text = (
-            f"saves up to {percent(saving.mid)} of step time ({percent(saving.low)} to "
+            f"saves about {percent(saving.mid)} of step time ({percent(saving.low)} to "
             f"{percent(saving.high)}), {finding.speedup:g} times as fast"
         )
         lines.append(f'<p class="soft">{escape(text)}</p>')

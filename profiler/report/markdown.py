@@ -48,7 +48,7 @@ def _finding(number: int, finding: Finding) -> list[str]:
     lines = [f"{number}. **{_text(finding.title)}** (`{slug(finding.id)}`)"]
     if saving.high > 0:
         lines[0] += (
-            f": saves up to {percent(saving.mid)} of step time "
+            f": saves about {percent(saving.mid)} of step time "
             f"({percent(saving.low)} to {percent(saving.high)})"
         )
     lines += [f"   - at {_text(describe_place(where))}" for where in finding.where]

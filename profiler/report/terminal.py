@@ -83,7 +83,7 @@ def _finding(number: int, finding: Finding, console: Console) -> None:
     title = Text(f"{number}. {finding.title}", style="bold")
     if saving.high > 0:
         title.append(
-            f"  saves up to {percent(saving.mid)} of step time "
+            f"  saves about {percent(saving.mid)} of step time "
             f"({percent(saving.low)} to {percent(saving.high)}), {finding.speedup:g} times as fast",
             style="not bold",
         )
