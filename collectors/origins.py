@@ -12,8 +12,8 @@ from functools import lru_cache
 TORCH_PARTS = (
     r"torch/(?:(?:nn|optim|utils|autograd|distributed|distributions|cuda|xpu|mps|mtia|sparse|fft"
     r"|linalg|nested|masked|special|func|fx|jit|compiler|amp|profiler|multiprocessing|csrc|backends"
-    r"|ao|quantization|onnx|export|package|hub|testing|futures|signal|monitor|contrib)(?=/|$)"
-    r"|(?:serialization|storage|functional|library|overrides|random|types|__init__)\.py(?![\w-])"
+    r"|ao|quantization|onnx|export|package|testing|futures|signal|monitor|contrib)(?=/|$)"
+    r"|(?:serialization|storage|functional|library|overrides|random|quasirandom|hub|types|torch_version|return_types|__init__)\.py(?![\w-])"
     r"|_\w+(?:\.py)?(?![\w.-]))"
 )
 """What torch's own folder holds, wherever it was built: a regular expression."""

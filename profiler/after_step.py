@@ -6,12 +6,11 @@ of the lines does: in the body of the loop, what stands below the optimizer's st
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..collectors.records import Frame
-from .hot_lines import plain_name
+from .hot_lines import plain_name, stack_phase
 from .sampled import MIN_SAMPLES, thread_stacks
 
 if TYPE_CHECKING:
@@ -48,12 +47,18 @@ def after_step(run: Run, data: RankData, line: Timeline) -> AfterStep:
     if whole < MIN_SAMPLES:
         return AfterStep()
     step = path_to((last.file, last.function, last.line), stacks)
-    savers = {(site.file, site.function) for site in data.sites if site.what == "save"}
+    saves = [site for site in data.sites if site.what == "save"]
+    lines = {(site.file, site.line) for site in saves}
+    functions = {(site.file, site.function) for site in saves}
     after = {True: 0.0, False: 0.0}
     for frames, count in stacks:
-        if place_of(frames, step) == "after":
-            calls = {(frame.file, plain_name(frame)) for frame in frames[len(step) :]}
-            after[bool(calls & savers)] += count
+        place, at = place_of(frames, step)
+        phase = stack_phase(frames, worker=False)
+        if place != "after" or phase in ("backward", "optimizer"):  # a second one's
+            continue
+        saving = phase == "storage" or any((f.file, f.line) in lines for f in frames[at:])
+        saving |= any((f.file, plain_name(f)) in functions for f in frames[at + 1 :])
+        after[saving] += count
     mean_ns = float(line.duration_ns[line.steady].mean()) / whole
     measured = {p: float(line.phase_ns[p][line.steady].mean()) for p in ("storage", "evaluation")}
     return AfterStep(
@@ -63,27 +68,33 @@ def after_step(run: Run, data: RankData, line: Timeline) -> AfterStep:
 
 
 def path_to(step: Call, stacks: Iterable[tuple[list[Frame], float]]) -> list[Call]:
-    """The calls that lead to a line, the outermost first, as most samples show them; the line alone
-    where none does."""
-    seen: defaultdict[tuple[Call, ...], float] = defaultdict(float)
-    for frames, count in stacks:
+    """The calls that lead to a line, the outermost first; the line alone where no sample shows it.
+
+    Of several ways (a warm-up before, two optimizers in one helper) the last in the order of the
+    lines: nothing that leads to a step counts as what comes behind it.
+    """
+    seen = set()
+    for frames, _ in stacks:
         calls = [(frame.file, plain_name(frame), frame.line) for frame in frames]
         if step in calls:
-            seen[tuple(calls[: calls.index(step) + 1])] += count
-    return list(max(seen.items(), key=lambda each: each[1])[0]) if seen else [step]
+            seen.add(tuple(calls[: calls.index(step) + 1]))
+    return list(max(seen, key=lambda calls: [line for _, _, line in calls])) if seen else [step]
 
 
-def place_of(frames: list[Frame], step: list[Call]) -> Place:
-    """Where a stack is in the loop, against the path to the optimizer's step."""
+def place_of(frames: list[Frame], step: list[Call]) -> tuple[Place, int]:
+    """Where a stack is in the loop, against the path to the optimizer's step, and the index of the
+    frame that tells."""
     begin = 0
     if len(step) == 1:  # the path is not known: the function may stand anywhere in the stack
         same = [(f.file, plain_name(f)) == step[0][:2] for f in frames]
         if True not in same:
-            return "elsewhere"
+            return "elsewhere", 0
         begin = same.index(True)
-    for frame, (file, function, line) in zip(frames[begin:], step, strict=False):
+    at = begin
+    for at, (file, function, line) in enumerate(step[: len(frames) - begin], start=begin):
+        frame = frames[at]
         if (frame.file, plain_name(frame)) != (file, function):
-            return "elsewhere"
+            return "elsewhere", at
         if frame.line != line:
-            return "after" if frame.line > line else "before"
-    return "at"
+            return ("after" if frame.line > line else "before"), at
+    return "at", at

@@ -161,8 +161,9 @@ class RankFeatures:
             divided = sum(sum(each.values()) for each in slots)
             if divided > 0:
                 spent += self.phase_ms[phase] * sum(p.python_ns for p in parts) / divided
+        spent -= self.logged * whole  # that is Python between ops, too, and no part of `host`
         host = self.shares["host"] * whole
-        return min(1.0, spent / host) if host > 0 else 0.0
+        return min(1.0, max(0.0, spent) / host) if host > 0 else 0.0
 
     @property
     def python_gaps(self) -> float:

@@ -102,8 +102,10 @@ def hot_lines(
             if frame is not None and not (phase == "worker" and len(frames) < 3):
                 where = frame.file, frame.line, frame.function
                 counts[where] += count
-                if any(packaged(each.file).startswith("/torch/") for each in frames):
+                if any("/torch/" in packaged(each.file) for each in frames):
                     in_torch[where] += count
+    if total <= 0:
+        return []
     found = sorted(counts.items(), key=lambda each: -each[1])
     if torch_first:
         found.sort(key=lambda each: in_torch[each[0]] < each[1] / 2)  # stable: most samples first
@@ -118,31 +120,35 @@ def _save_sites(run: Run, pid: int) -> set[tuple[str, int]]:
     return {(site.file, site.line) for site in sites if site.what == "save"}
 
 
-def mean_interval(counted: Iterable[tuple[int, int]]) -> float:
-    """The mean distance of samples, ns: `counted` are (interval, number of samples)."""
-    pairs = list(counted)
-    whole = sum(interval * count for interval, count in pairs)
-    return max(1.0, whole / max(1, sum(count for _, count in pairs)))
+class Weights:
+    """How much a sample counts where recordings are denser at a run's begin than later: `counted`
+    are (interval in ns, number of samples); all count one where no interval is known."""
+
+    def __init__(self, counted: Iterable[tuple[int, int]]) -> None:
+        pairs = [(max(0, interval), count) for interval, count in counted]
+        samples = sum(count for _, count in pairs)
+        self._mean = sum(interval * count for interval, count in pairs) / max(1, samples)
+
+    def of(self, interval_ns: int) -> float:
+        """The weight of a sample; that of the mean one is 1."""
+        return max(0, interval_ns) / self._mean if self._mean > 0 else 1.0
 
 
 def _tables(run: Run, pid: int, phase: StackPhase) -> list[tuple[StackTable, dict[int, float]]]:
     """Tables of stacks with the number of samples of each, as if all had been taken at the mean
     rate: a recording is denser at a run's begin than later."""
     wanted = "worker" if phase == "worker" else "rank"
-    result: list[tuple[StackTable, dict[int, float]]] = []
-    for owner, table in run.stacks.items():
-        if phase != "worker" and owner != pid:
-            continue
-        chosen = [
-            sample
-            for sample in table.samples
-            if sample.role == wanted and (phase == "worker" or is_training_thread(sample, pid))
-        ]
-        mean = mean_interval((s.interval_ns, sum(n for _, n in s.counts)) for s in chosen)
-        counts: defaultdict[int, float] = defaultdict(float)
-        for sample in chosen:
-            for stack, count in sample.counts:
-                counts[stack] += count * sample.interval_ns / mean
-        if counts:
-            result.append((table, counts))
-    return result
+    chosen = [
+        (table, sample)
+        for owner, table in run.stacks.items()
+        if phase == "worker" or owner == pid
+        for sample in table.samples
+        if sample.role == wanted and (phase == "worker" or is_training_thread(sample, pid))
+    ]
+    weights = Weights((s.interval_ns, sum(n for _, n in s.counts)) for _, s in chosen)
+    found: dict[int, tuple[StackTable, dict[int, float]]] = {}
+    for table, sample in chosen:
+        _, counts = found.setdefault(id(table), (table, defaultdict(float)))
+        for stack, count in sample.counts:
+            counts[stack] += count * weights.of(sample.interval_ns)
+    return list(found.values())

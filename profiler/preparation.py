@@ -126,7 +126,7 @@ def _find_work(trace: Trace, line: Timeline, begins: Int64, ends: Int64, known: 
             continue
         mine = slice(*np.searchsorted(starts, (low, high)))
         inside = (starts[mine] >= begin) & (starts[mine] < end)
-        before, others = starts[mine][inside], key[mine][~inside]
+        before, others = starts[mine][inside], key[mine][starts[mine] >= end]
         found = _first_followed(before, key[mine][inside], others, node_key[met])
         known[index] = end if found is None else max(begin, found)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..collectors.origins import is_own, is_user
 from ..collectors.records import Frame, Stacks
 from .diagnosis import Saving
-from .hot_lines import HotLine, is_training_thread, mean_interval, plain_name, user_frame
+from .hot_lines import HotLine, Weights, is_training_thread, plain_name, user_frame
 from .logs import writes_log
 from .run.load import Run
 
@@ -107,10 +107,11 @@ def _stacks(
 ) -> Iterator[tuple[Stacks, Frames, float]]:
     """Each with its number of samples, as if all had been taken at the mean rate: a recording is
     denser at a run's begin than later."""
-    seen = list(_counted(run, pid, line, main=main))
-    mean = mean_interval((sample.interval_ns, count) for sample, _, count in seen)
-    for sample, frames, count in seen:
-        yield sample, frames, count * sample.interval_ns / mean
+    of_main = list(_counted(run, pid, line, main=True))
+    weights = Weights((sample.interval_ns, count) for sample, _, count in of_main)
+    for sample, frames, count in of_main if main else _counted(run, pid, line, main=False):
+        if weight := weights.of(sample.interval_ns):
+            yield sample, frames, count * weight
 
 
 def _counted(

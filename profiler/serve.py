@@ -72,13 +72,17 @@ def serve(
             "there is no password.\n"
         )
     url = f"http://{_shown(address)}:{port}"
-    before = {number: signal.signal(number, _interrupt) for number in ENDING}
-    child = subprocess.Popen(
-        _command(address, port),
-        env=_environment(paths),
-        preexec_fn=_end_with_parent(),  # noqa: PLW1509 - no other thread runs here
-    )
+    before = {number: signal.getsignal(number) for number in ENDING}
+    child = None
     try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # under nohup
+                signal.signal(number, _interrupt)
+        child = subprocess.Popen(
+            _command(address, port),
+            env=_environment(paths),
+            preexec_fn=_end_with_parent(),  # noqa: PLW1509 - no other thread runs here
+        )
         _wait_until_ready(child, url)
         sys.stderr.write(f"boundscope dashboard: {url} (Ctrl-C ends it)\n")
         if open_browser:
@@ -89,7 +93,10 @@ def serve(
     except _Ended as ended:
         return 128 + ended.number
     finally:
-        _end(child)
+        for number in ENDING:  # a closing terminal may send both
+            signal.signal(number, signal.SIG_IGN)
+        if child is not None:
+            _end(child)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -20,6 +20,7 @@ def stack(*frames: tuple[str, str, int]) -> list[Frame]:
     return [Frame(i, function, file, line) for i, (file, function, line) in enumerate(frames)]
 
 
+SAVE = ("/x/site-packages/torch/serialization.py", "save", 1)
 TORCH = ("/x/site-packages/torch/optim/sgd.py", "step", 9)
 
 
@@ -40,15 +41,25 @@ def test_a_stack_stands_before_or_behind_the_step_by_its_lines(
     path = path_to(STEP, [(stack(MAIN, STEP, TORCH), 3)])
 
     assert path == [MAIN, STEP]
-    assert place_of(stack(*frames), path) == place
+    assert place_of(stack(*frames), path)[0] == place
 
 
 def test_without_a_sample_of_the_step_its_function_tells() -> None:
     path = path_to(STEP, [])
 
-    assert place_of(stack(MAIN, ("/u/train.py", "train", 22)), path) == "after"
-    assert place_of(stack(MAIN, ("/u/train.py", "train", 12)), path) == "before"
-    assert place_of(stack(MAIN), path) == "elsewhere"
+    assert place_of(stack(MAIN, ("/u/train.py", "train", 22)), path) == ("after", 1)
+    assert place_of(stack(MAIN, ("/u/train.py", "train", 12)), path) == ("before", 1)
+    assert place_of(stack(MAIN), path) == ("elsewhere", 0)
+
+
+def test_of_two_ways_to_the_step_neither_is_behind_it() -> None:
+    """A warm-up that calls the same function, or a helper that steps two optimizers."""
+    second = ("/u/train.py", "main", 60)
+    path = path_to(STEP, [(stack(MAIN, STEP), 90), (stack(second, STEP), 3)])
+
+    assert path == [second, STEP]
+    assert place_of(stack(MAIN, ("/u/train.py", "train", 25)), path)[0] == "before"
+    assert place_of(stack(second, ("/u/train.py", "train", 25)), path)[0] == "after"
 
 
 def loop(folder: Path, *, loader: bool = False) -> Recording:
@@ -101,6 +112,44 @@ def test_the_rest_of_a_function_that_writes_checkpoints_is_storage(tmp_path: Pat
     # 20 ms a step are seen to be written, 50 are spent in the function.
     assert found.breakdown["storage"] == pytest.approx(0.50, abs=0.02)
     assert found.breakdown["input"] == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("site", "frames"),
+    [
+        (
+            ("train", 23),
+            [MAIN, ("/u/train.py", "train", 23), ("/x/torch/serialization.py", "s", 1)],
+        ),
+        (("save_it", 5), [("/u/train.py", "main", 31), ("/u/train.py", "save_it", 5)]),
+    ],
+    ids=["in the loop", "behind the function with the loop"],
+)
+def test_a_checkpoint_that_is_measured_takes_nothing_of_the_preparation(
+    tmp_path: Path, site: tuple[str, int], frames: list[tuple[str, str, int]]
+) -> None:
+    recording = loop(tmp_path / "r")
+    recording.sites.append(Site("save", 0, "/u/train.py", site[1], site[0]))
+    recording.spans += [("s", step * 100 * MS + 5 * MS, 30 * MS, 0) for step in range(61)]
+    recording.sampled(6, *frames)
+    recording.sampled(6, MAIN, ("/u/train.py", "train", 12), ("/u/train.py", "make", 8))
+    recording.sampled(4, MAIN, ("/u/train.py", "train", 14))
+    recording.sampled(4, MAIN, ("/u/train.py", "train", 18))
+
+    found = recording.diagnose()
+
+    assert found.breakdown["storage"] == pytest.approx(0.30, abs=0.02)
+    assert found.breakdown["input"] == pytest.approx(0.30, abs=0.02)
+
+
+def test_a_second_optimizer_below_the_first_is_no_work_behind_it(tmp_path: Path) -> None:
+    recording = loop(tmp_path / "r")
+    torch = ("/x/site-packages/torch/optim/sgd.py", "SGD.step", 9)
+    recording.sampled(10, MAIN, ("/u/train.py", "train", 23), torch)
+    recording.sampled(6, MAIN, ("/u/train.py", "train", 12), ("/u/train.py", "make", 8))
+    recording.sampled(4, MAIN, ("/u/train.py", "train", 18))
+
+    assert recording.diagnose().breakdown["input"] == pytest.approx(0.60, abs=0.02)
 
 
 def test_where_a_loader_marks_the_batch_nothing_is_moved(tmp_path: Path) -> None:

@@ -210,6 +210,22 @@ def test_samples_count_for_the_time_between_them() -> None:
     assert first.share == pytest.approx(6 / 9)
 
 
+@pytest.mark.parametrize("intervals", [(0, 0), (0, 50 * MS), (-MS, 50 * MS)])
+def test_intervals_that_are_none_end_no_reading(intervals: tuple[int, int]) -> None:
+    rank = with_shares(rank_of([], "host"), host=0.9, compute=0.1)
+    stacks = stacks_of((60, 1, [BUSY]), (40, 1, [MAIN]))
+    stacks[1].samples[:] = [
+        msgspec.structs.replace(sample, interval_ns=interval)
+        for sample, interval in zip(stacks[1].samples, intervals, strict=True)
+    ]
+
+    found = hot_lines(run_with(rank, stacks), 1, "rest")
+
+    assert sum(line.share for line in found) == pytest.approx(1.0)
+    assert all(line.share >= 0 for line in found)
+    diagnosed(rank, stacks)
+
+
 def test_of_arithmetic_lines_that_call_into_torch_are_named_first() -> None:
     rank = with_shares(rank_of([], "compute"), compute=0.9, host=0.1)
     module = ("/x/site-packages/torch/nn/modules/module.py", "_call_impl", 9)

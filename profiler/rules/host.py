@@ -52,22 +52,23 @@ def find(case: Evidenced) -> list[Finding]:
     if garbage >= MIN_SHARE:
         findings.append(_garbage(case, rank, garbage))
     rest = share - rank.held - (garbage if garbage >= MIN_SHARE else 0.0)
+    python = share * rank.python_share
     compiling = sampled_share(case.features.run, rank, compiles)
-    if compiling is not None and sure(compiling):
-        rest -= compiling.share
+    if compiling is not None and sure(compiling):  # between ops, as Python is
+        rest, python = rest - compiling.share, max(0.0, python - compiling.share)
     parts = [(rest, _dispatch)]
-    if rank.python_share > 0:
-        python = _apart(rest, rest * rank.python_share, many=_small_calls(rank) >= MANY_OPS)
+    if python > 0:
+        python = _apart(rest, min(rest, python), many=_small_calls(rank) >= MANY_OPS)
         parts = [(python, _python), (rest - python, _dispatch)]
     told_ = [make(case, rank, part) for part, make in parts if part >= MIN_SHARE]
     return [*findings, *told_]
 
 
 def _apart(rest: float, python: float, *, many: bool) -> float:
-    """How much of the host's share is told as Python: all of it where few ops are called, or where
-    what else there is would not be worth a word."""
+    """How much of the host's share is told as Python: nothing where that would not be worth a word,
+    all of it where what else there is would not be, or is no more than few calls."""
     if not many:
-        return rest
+        return rest if python >= MIN_SHARE else 0.0
     if min(python, rest - python) >= MIN_SHARE:
         return python
     return rest if python > rest / 2 else 0.0
