@@ -29,7 +29,7 @@ class Pole:
         for _ in range(SUBSTEPS):  # planted: environment
             sine, cosine = math.sin(angle), math.cos(angle)  # planted: environment
             push = (force + 0.05 * turn**2 * sine) / 1.1  # planted: environment
-            swing = (9.8 * sine - cosine * push) / (0.5 * (4 / 3 - 0.1 * cosine**2 / 1.1))
+            swing = (9.8 * sine - cosine * push) / (0.5 * (4 / 3 - 0.1 * cosine**2 / 1.1))  # planted: environment  # noqa: E501  # fmt: skip
             place, speed = place + 0.005 * speed, speed + 0.005 * push  # planted: environment
             angle, turn = angle + 0.005 * turn, turn + 0.005 * swing  # planted: environment
         self.state = [place, speed, angle, turn] if abs(angle) < 1 else [0.0] * 4
