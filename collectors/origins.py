@@ -19,12 +19,10 @@ TORCH_PARTS = (
 """What torch's own folder holds, wherever it was built: a regular expression."""
 
 _OWN = re.compile(r"/collectors/(?:inside|inject)/|/boundscope/collectors/")
-_PACKAGES = re.compile(r"/(?:(?:site|dist)-packages|lib(?:64)?/python3(?:\.\d+)?t?)(?=/)")
-_STANDARD = re.compile(r"/lib(?:64)?/python3(?:\.\d+)?t?/(?!(?:site|dist)-packages/)")
-_INSTALLED = re.compile(
-    rf"/(?:site|dist)-packages/|/{TORCH_PARTS}|<frozen|<string>|/torchinductor_"
-    r"|/lib(?:64)?/python3"
-)
+_PYTHON, _SITE = r"/lib(?:64)?/python3(?:\.\d+)?t?(?=/)", r"/(?:site|dist)-packages(?=/)"
+_PACKAGES = re.compile(f"{_PYTHON}|{_SITE}")
+_STANDARD = re.compile(f"{_PYTHON}(?!{_SITE})")
+_INSTALLED = re.compile(rf"{_PYTHON}|{_SITE}|/{TORCH_PARTS}|<frozen|<string>|/torchinductor_")
 
 
 @lru_cache(maxsize=4096)

@@ -44,8 +44,8 @@ _BACKGROUND = (
     "/tqdm/_monitor.py",
     "/torch/_inductor/compile_worker/",
 )
-"""Files of threads that only serve others: a thread with no frame elsewhere is left out, nor one of
-ours."""
+"""Files of threads that only serve others: a thread with no frame but in these, in our own and in
+the standard library is left out."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ..features import RankFeatures
 from ..hot_lines import hot_lines
 from ..sampled import compiles, sampled_share, sure
 from ..text import duration, milliseconds, percent
+from ..trace.host import PYTHON_GAP_NS
 from ..trace.idle import is_wait
 from ._device import copy_shares, idle_shares, told
 from ._waits import queue_evidence, spot_evidence, with_spots
@@ -29,10 +30,6 @@ MANY_OPS = 200
 
 SYNC_EVERY = 4
 """A synchronisation for every four pieces of device work or fewer leaves no queue to run ahead."""
-
-PYTHON_A_LAUNCH_NS = 50_000
-"""From so much idle Python for each piece of device work on, it is the script's own and not the
-calling of ops: traces of loops over tiny ops have 5 to 13 us (gpupuzzlers, with the profiler)."""
 
 
 def find(case: Evidenced) -> list[Finding]:
@@ -60,8 +57,8 @@ def find(case: Evidenced) -> list[Finding]:
     if python > 0:
         python = _apart(rest, min(rest, python), many=_small_calls(rank) >= MANY_OPS)
         parts = [(python, _python), (rest - python, _dispatch)]
-    told_ = [make(case, rank, part) for part, make in parts if part >= MIN_SHARE]
-    return [*findings, *told_]
+    named = [make(case, rank, part) for part, make in parts if part >= MIN_SHARE]
+    return [*findings, *named]
 
 
 def _apart(rest: float, python: float, *, many: bool) -> float:
@@ -108,7 +105,7 @@ def _whose_python(
 ) -> tuple[float, float]:
     """Shares of the step in the script's own Python, and in that of calling ops."""
     idle_ns = sum(window.idle_ns.get("python", 0.0) for window in rank.device)
-    own = python > launching and idle_ns >= PYTHON_A_LAUNCH_NS * kernels
+    own = python > launching and idle_ns >= PYTHON_GAP_NS * kernels
     return (python, 0.0) if own else (0.0, python)
 
 

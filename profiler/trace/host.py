@@ -52,8 +52,9 @@ SMALL_BYTES, SMALL_FLOP = 32_768, 1e5
 1 TFLOP/s; such an op is done before the next could be dispatched."""
 
 PYTHON_GAP_NS = 50_000
-"""So long without an op is the script's own Python, not that of calling ops, which takes 5 to 13 us
-each in traces of loops over tiny ops (gpupuzzlers, with the profiler)."""
+"""So long without an op (beside a device: so much idle Python for each piece of its work) is the
+script's own Python, not that of calling ops, which takes 5 to 13 us each in traces of loops over
+tiny ops (gpupuzzlers, with the profiler)."""
 
 STEP_ANNOTATION = "ProfilerStep#"
 HOST_FAMILIES = frozenset({"view", "alloc", "communication"})
