@@ -67,6 +67,10 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+# As an installed package is: modules compiled by an earlier start.
+_COMPILED = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a command took: wall and CPU seconds, and bytes summed over its processes' peaks."""
@@ -109,7 +113,7 @@ def cost_of(command: Sequence[str], **environment: str) -> Cost:
             command,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=os.environ | environment,
+            env=_COMPILED | environment,
         )
         watched = psutil.Process(child.pid)
         while (ended := os.wait4(child.pid, os.WNOHANG))[0] == 0:

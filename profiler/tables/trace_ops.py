@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..trace.device import device_work
+from ..trace.distinct import distinct
 from ..trace.idle import MODULE
 from ..trace.intervals import nest
 from ..trace.kernels import enclosing_events, innermost_ops, launching_calls, op_around
@@ -56,8 +57,8 @@ def op_times(
     work = np.flatnonzero(device_work(trace))
     launched = _by_owner(trace, work, local[innermost_ops(trace, work, parents)], len(rows))
     signature = events.signature[rows] if by_shape else np.full(len(rows), -1, np.int32)
-    keys = np.stack([events.name[rows].astype(np.int64), signature.astype(np.int64)], axis=1)
-    groups, sums = _grouped(keys, parent, events.duration_ns[rows].astype(np.float64), launched)
+    groups, key = distinct(events.name[rows], signature)
+    sums = _sums(key, parent, events.duration_ns[rows].astype(np.float64), launched)
     found = [
         HostDeviceTime(trace.names[name], _dims(trace, kind), *_row(values))
         for (name, kind), values in zip(groups.tolist(), sums.tolist(), strict=True)
@@ -88,12 +89,12 @@ def module_times(trace: Trace, window: tuple[int, int] | None = None) -> list[Ho
     owner = np.where(launching >= 0, local[around[np.maximum(launching, 0)]], -1)
     launched = _by_owner(trace, work, owner, len(rows))
     paths, path_of = _paths(trace, rows, parent)
-    keys = np.stack([path_of, np.zeros(len(rows), np.int64)], axis=1)
+    groups, key = distinct(path_of)
     duration = events.duration_ns[rows].astype(np.float64)
-    groups, sums = _grouped(keys, parent, duration, launched[: len(rows)])
+    sums = _sums(key, parent, duration, launched[: len(rows)])
     found = [
         HostDeviceTime(paths[path].rsplit("/", 1)[-1], "", *_row(values), path=paths[path])
-        for (path, _), values in zip(groups.tolist(), sums.tolist(), strict=True)
+        for (path,), values in zip(groups.tolist(), sums.tolist(), strict=True)
     ]
     outside = float(launched[-1]) * 1e-6
     if outside:
@@ -115,20 +116,16 @@ def _by_owner(trace: Trace, work: Int64, owner: Int64, owners: int) -> Float:
     return np.bincount(place, weights=durations, minlength=owners + 1).astype(np.float64)
 
 
-def _grouped(keys: Int64, parent: Int64, host: Float, device: Float) -> tuple[Int64, Float]:
-    """(distinct keys, sums a key: calls, self host, total host, self device, total device)."""
-    count = len(keys)
+def _sums(key: Int64, parent: Int64, host: Float, device: Float) -> Float:
+    """For each key a row of sums: calls, self host, total host, self device, total device."""
+    count = len(key)
     inner = parent >= 0
     children = np.bincount(parent[inner], weights=host[inner], minlength=count)
-    groups, inverse = np.unique(keys, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    first = ~_inside_itself(inverse, parent)
+    first = ~_inside_itself(key, parent)
     own = device[:count]
     whole = _summed_up(own, parent)
     columns = (np.ones(count), host - children, host * first, own, whole * first)
-    size = len(groups)
-    parts = [np.bincount(inverse, c, minlength=size) for c in columns]
-    return groups, np.stack(parts, axis=1).astype(np.float64)
+    return np.stack([np.bincount(key, column) for column in columns], axis=1).astype(np.float64)
 
 
 def _inside_itself(key: Int64, parent: Int64) -> npt.NDArray[np.bool_]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .notes import Notes
 from .part import Interner, SignatureKey
-from .table import Category, Signature, UInt8
+from .table import Category, Int64, Signature, UInt8
 
 _NONE = msgspec.Raw(b"")
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
@@ -68,12 +68,20 @@ class _LinkArgs(msgspec.Struct, gc=False):
     old_external_id: int = msgspec.field(default=-1, name="external id")
 
 
-_A = TypeVar("_A", _OpArgs, _WorkArgs, _LinkArgs)
+_UNKNOWN = -2  # no index of a rest
+
+_Columns = dict[str, npt.NDArray[Any]]
+_Reader = Callable[[_Columns, npt.NDArray[Any], list[msgspec.Raw]], None]
 
 _OPS = (Category.CPU_OP, Category.ANNOTATION, Category.LOADER)
 _WORK = (Category.KERNEL, Category.MEMCPY, Category.MEMSET, Category.COLLECTIVE)
 _LINKS = (Category.RUNTIME, Category.DRIVER)
 _WITHOUT = (Category.PYTHON, Category.TRACE)  # their arguments say nothing that names do not
+_FORMS = np.full(256, 4, np.uint8)
+"""Which form the arguments of a category have: none (0), those of ops (1), of
+device work (2), of calls (3), or any (4)."""
+for _form, _members in enumerate((_WITHOUT, _OPS, _WORK, _LINKS)):
+    _FORMS[list(_members)] = _form
 
 _PER_EVENT = frozenset(
     {
@@ -133,8 +141,6 @@ ITEM_BYTES: dict[str, int] = {
 }  # fmt: skip
 """Bytes an element, by the type names of `Input type` and NCCL's `dtype`, in lower case."""
 
-_Columns = dict[str, npt.NDArray[Any]]
-
 
 class ArgumentReader:
     """Reads the arguments of chunk after chunk; signatures and rests are interned over all."""
@@ -147,6 +153,7 @@ class ArgumentReader:
         self.signatures = Interner[SignatureKey]()
         self.rests = Interner[bytes]()
         self._rest_by_key: dict[bytes, int] = {}
+        self._rest_by_work: dict[bytes, int] = {}
         self._rest_bytes: list[int] = []
 
     def read(self, category: UInt8, spans: Sequence[Any]) -> _Columns:
@@ -164,38 +171,38 @@ class ArgumentReader:
                 ("bytes", np.int64),
             )
         }
-        done = np.isin(category, _WITHOUT)
-        for group, reader in (
-            (_OPS, self._read_ops),
-            (_WORK, self._read_work),
-            (_LINKS, self._read_links),
-        ):
-            chosen = np.isin(category, group)
-            done |= chosen
-            places = np.flatnonzero(chosen)
-            if len(places):
-                raws = [spans[index].args for index in places.tolist()]
-                try:
-                    reader(columns, places, raws)
-                except _MALFORMED:
-                    self._read_any(columns, places, raws)
-        places = np.flatnonzero(~done)
-        if len(places):
-            self._read_any(columns, places, [spans[index].args for index in places.tolist()])
+        forms = _FORMS[category]
+        readers: tuple[_Reader, ...] = (self._read_ops, self._read_work, self._read_links)
+        for form, reader in enumerate((*readers, self._read_any), start=1):
+            places = np.flatnonzero(forms == form)
+            if not len(places):
+                continue
+            raws = [spans[index].args for index in places.tolist()]
+            try:
+                reader(columns, places, raws)
+            except _MALFORMED:
+                self._read_any(columns, places, raws)
         return columns
 
     def _read_ops(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         args = self._ops.decode(_as_list(raws))
         external_id = _ids(args)
-        signature = [self._signature(a) if a.types or a.dims else -1 for a in args]
+        # An argument that is not there is `_NONE` itself: told faster than by its length.
+        signature = [
+            -1 if a.types is _NONE and a.dims is _NONE else self._signature(a) for a in args
+        ]
         rest = [
-            self._rest(
+            -1
+            if a.stack is _NONE
+            and a.modules is _NONE
+            and a.collective is _NONE
+            and a.kernel_file is _NONE
+            and a.kernel_backend is _NONE
+            else self._rest(
                 b"".join((a.stack, b"\0", a.modules)),
                 raw,
                 bool(a.collective or a.kernel_file or a.kernel_backend),
             )
-            if a.stack or a.modules or a.collective or a.kernel_file or a.kernel_backend
-            else -1
             for a, raw in zip(args, raws, strict=True)
         ]
         columns["external_id"][at] = external_id
@@ -212,24 +219,34 @@ class ArgumentReader:
 
     def _read_work(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         args = self._work.decode(_as_list(raws))
-        found = {
+        rests = self._rests_of_work(args, raws)
+        found: dict[str, list[int] | Int64] = {
             "device": [a.device for a in args],
             "stream": [a.stream if a.original_stream < 0 else a.original_stream for a in args],
             "correlation": [a.correlation for a in args],
             "external_id": _ids(args),
             "bytes": [a.bytes for a in args],
-            "args": [
-                self._rest(b"".join((key, a.graph)), raw, bool(a.collective) or _is_rare(a, key))
-                for a, key, raw in zip(args, map(_work_key, args), raws, strict=True)
-            ],
+            "args": rests,
         }
         arrays = {name: np.array(values, np.int64) for name, values in found.items()}
         rest_bytes = [*self._rest_bytes, -1]  # the last for the index -1: no rest
-        messages = np.array([rest_bytes[index] for index in found["args"]], np.int64)
+        messages = np.array([rest_bytes[index] for index in rests], np.int64)
         arrays["bytes"] = np.where(arrays["bytes"] >= 0, arrays["bytes"], messages)
         for name, values in arrays.items():
             limit = np.iinfo(columns[name].dtype).max
             columns[name][at] = np.where((values >= 0) & (values <= limit), values, -1)
+
+    def _rests_of_work(self, args: list[_WorkArgs], raws: list[msgspec.Raw]) -> list[int]:
+        keys = [b"" if a.collective else _work_key(a) for a in args]
+        rests = [self._rest_by_work.get(key, _UNKNOWN) for key in keys]
+        for place, rest in enumerate(rests):
+            if rest == _UNKNOWN:
+                work, key = args[place], keys[place]
+                whole = not key or _is_rare(work)
+                rests[place] = self._rest(key, raws[place], whole)
+                if key and not key.startswith(_NO_WORK_KEY):
+                    self._rest_by_work[key] = rests[place]
+        return rests
 
     def _read_links(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         args = self._links.decode(_as_list(raws))
@@ -327,23 +344,33 @@ def _as_list(raws: list[msgspec.Raw]) -> bytes:
 def _work_key(args: _WorkArgs) -> bytes:
     """What the rarer arguments of CUDA's and ROCm's device work depend on."""
     return b"\0".join(
-        (args.grid, args.block, args.registers, args.shared, args.occupancy, args.kind)
+        (
+            args.grid,
+            args.block,
+            args.registers,
+            args.shared,
+            args.occupancy,
+            args.kind,
+            args.graph,
+        )
     )
 
 
 _NO_WORK_KEY = _work_key(_WorkArgs())
-"""The key of copies, and of work of other builds, whose arguments it says nothing of."""
+"""How the key of copies begins, and of work of other builds, whose arguments it says nothing of."""
 
 
-def _is_rare(args: _WorkArgs, key: bytes) -> bool:
+def _is_rare(args: _WorkArgs) -> bool:
     """Whether the key says nothing of work that is no copy of CUDA or ROCm: those have no rest."""
-    return key == _NO_WORK_KEY and (not args.bandwidth or bool(args.call))
+    return _work_key(args).startswith(_NO_WORK_KEY) and (not args.bandwidth or bool(args.call))
 
 
-def _ids(args: Sequence[_OpArgs] | Sequence[_WorkArgs] | Sequence[_LinkArgs]) -> Any:
-    return np.array(
-        [a.external_id if a.external_id >= 0 else a.old_external_id for a in args], np.int64
-    )
+def _ids(args: Sequence[_OpArgs] | Sequence[_WorkArgs] | Sequence[_LinkArgs]) -> Int64:
+    ids = np.array([a.external_id for a in args], np.int64)
+    without = np.flatnonzero(ids < 0)
+    if len(without):
+        ids[without] = [args[place].old_external_id for place in without.tolist()]
+    return ids
 
 
 def _decoded_list(raw: bytes) -> list[Any]:

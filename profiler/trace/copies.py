@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
+from .distinct import distinct
 from .table import Int64, Trace
 
 _MARKS = (
@@ -53,10 +52,9 @@ def copy_kinds(trace: Trace, rows: Int64) -> list[str]:
     if not len(rows):
         return []
     events = trace.events
-    keys = np.stack([events.name[rows], events.args[rows]], axis=1)
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    unique, inverse = distinct(events.name[rows], events.args[rows])
     kinds = [_kind(trace, name, args) for name, args in unique.tolist()]
-    return [kinds[index] for index in inverse.reshape(-1).tolist()]
+    return [kinds[index] for index in inverse.tolist()]
 
 
 def _kind(trace: Trace, name: int, args: int) -> str:

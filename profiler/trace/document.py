@@ -22,7 +22,10 @@ _MAX_FOOTER = 8 << 20
 """Bytes after the events that are looked at as one object; real footers are under 10 kB."""
 _PADDING = "\0 \r\n\t"
 _MAX_DOCUMENTS = 256
-_TAIL = 1 << 18  # bytes at the end of a block in which its last event boundary is looked for
+_TAILS = (1 << 14, 1 << 18)
+"""Bytes at the end of a block in which its last event boundary is looked for, then in all of it."""
+_SAMPLE_BYTES = 1 << 20
+"""Bytes of the first events that tell how they are laid out."""
 _python = json.JSONDecoder(strict=False)
 
 Sink = Callable[[Sequence[AnyEvent]], None]
@@ -141,7 +144,7 @@ class Documents:
         """Feed the sink; returns whether the list of events was closed."""
         while not stream.data.strip() and stream.more():
             pass
-        decoder.look_at(stream.data[: _TAIL * 4])
+        decoder.look_at(stream.data[:_SAMPLE_BYTES])
         self._read_ahead(stream, decoder)
         while True:
             cut = last_boundary(decoder.boundary, stream.data)
@@ -241,7 +244,7 @@ class _Stream:
 
 def last_boundary(boundary: re.Pattern[bytes], data: bytes) -> tuple[int, int] | None:
     """Return (end of the last event that another follows, start of that one); None without one."""
-    for size in (_TAIL, len(data)):
+    for size in (*_TAILS, len(data)):
         last = None
         for match in boundary.finditer(data, max(0, len(data) - size)):
             last = match

@@ -21,6 +21,7 @@ from .collectives import Collective, exchange_of_thread, host_collectives, to_in
 from .costs import Cost, cost, family, roof_seconds
 from .costs_names import forward_name
 from .device import device_work
+from .distinct import distinct
 from .intervals import (
     EMPTY,
     clip,
@@ -266,7 +267,7 @@ class _Judge:
         own: npt.NDArray[np.float64],
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.str_]]:
         """Per event the dispatch part of its own time, ns, and the slot of the rest."""
-        unique, inverse = self._groups(names, signatures)
+        unique, inverse = distinct(names, signatures)
         host = np.empty(len(own))
         slots = np.empty(len(own), dtype="U8")
         for group, (name, signature) in enumerate(unique):
@@ -276,16 +277,6 @@ class _Judge:
             host[chosen] = np.where(times < whole_below, times, np.minimum(times, self._dispatch))
             slots[chosen] = slot
         return host, slots
-
-    @staticmethod
-    def _groups(
-        names: npt.NDArray[np.int32], signatures: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        pairs = np.stack([names.astype(np.int64), signatures.astype(np.int64)], axis=1)
-        if not len(pairs):
-            return pairs, np.empty(0, np.int64)
-        unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        return unique, inverse.reshape(-1)
 
     def _cost(self, name: int, signature: int) -> Cost | None:
         recorded = self._trace.signatures[signature] if signature >= 0 else Signature()
@@ -334,7 +325,7 @@ class _Judge:
         exchanging: npt.NDArray[np.bool_],
     ) -> list[OpTime]:
         """Ops by exclusive time, largest first; `network` where most of it is the exchange's."""
-        unique, inverse = self._groups(names, signatures)
+        unique, inverse = distinct(names, signatures)
         totals = np.bincount(inverse, weights=own, minlength=len(unique))
         works = np.bincount(inverse, weights=own - host, minlength=len(unique))
         calls = np.bincount(inverse, minlength=len(unique))

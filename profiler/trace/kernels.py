@@ -15,6 +15,7 @@ from ..machine.catalogue import devices
 from ..machine.roofs import Roofs
 from .costs import Cost, cost, family, roof_seconds, with_recorded
 from .device import communication_work
+from .distinct import distinct
 from .intervals import enclosing_rows, group_rows
 from .table import DEVICE_WORK, Category, Int32, Signature, Trace, contains
 
@@ -85,17 +86,12 @@ def kernel_times(trace: Trace, window: tuple[int, int], roofs: Roofs | None) -> 
         return []
     ops = launching_ops(trace, rows)
     costed = np.where(ops >= 0, ops, 0)
-    keys = np.stack(
-        [
-            events.name[rows].astype(np.int64),
-            np.where(ops >= 0, events.name[costed], -1).astype(np.int64),
-            np.where(ops >= 0, events.signature[costed], -1).astype(np.int64),
-            np.where(ops >= 0, events.args[costed], -1).astype(np.int64),
-        ],
-        axis=1,
+    unique, inverse = distinct(
+        events.name[rows],
+        np.where(ops >= 0, events.name[costed], -1),
+        np.where(ops >= 0, events.signature[costed], -1),
+        np.where(ops >= 0, events.args[costed], -1),
     )
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
     durations = np.bincount(inverse, weights=events.duration_ns[rows])
     calls = np.bincount(inverse)
     shares = _cost_shares(ops, events.duration_ns[rows])
@@ -232,14 +228,13 @@ def _climb_to_cost(trace: Trace, ops: Int64, parents: Int32) -> Int64:
 def _have_cost(trace: Trace, rows: Int64, known: dict[tuple[int, int, int], bool]) -> Mask:
     """Which events have a cost; `known` keeps the answer for each name and its arguments."""
     events = trace.events
-    keys = np.stack([events.name[rows], events.signature[rows], events.args[rows]], axis=1)
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    unique, inverse = distinct(events.name[rows], events.signature[rows], events.args[rows])
     answers = []
     for key in map(tuple, unique.tolist()):
         if key not in known:
             known[key] = _cost(trace, *key) is not None
         answers.append(known[key])
-    return np.asarray(answers, np.bool_)[inverse.reshape(-1)]
+    return np.asarray(answers, np.bool_)[inverse]
 
 
 def _cost(trace: Trace, name: int, signature: int, args: int) -> Cost | None:

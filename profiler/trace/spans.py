@@ -17,6 +17,8 @@ from .notes import Notes
 from .part import Array, Interner, Part, joined
 from .table import DEVICE_WORK, Int64
 
+_IS_WORK = np.zeros(256, np.bool_)
+_IS_WORK[list(DEVICE_WORK)] = True
 _BY_NAME_TOO = 255  # category code of events whose category depends on their name
 MAX_DURATION_NS = 86_400 * 10**9
 """A day: no profiler's window and no event of it lasts that long."""
@@ -163,7 +165,7 @@ class EventReader:
 
     def _place_on_streams(self, part: dict[str, Array], spans: list[Any]) -> None:
         """Take device and stream from the row where the arguments do not have them."""
-        work = np.isin(part["category"], DEVICE_WORK)
+        work = _IS_WORK[part["category"]]
         for column, row in (("device", "pid"), ("stream", "tid")):
             values = part[column]
             values[~work] = -1

@@ -80,9 +80,10 @@ class Events:
 
     def of(self, *categories: Category) -> npt.NDArray[np.bool_]:
         """Which events have one of these categories."""
-        wanted = np.zeros(256, np.bool_)
-        wanted[list(categories)] = True
-        return looked_up(wanted, self.category)
+        found = self.category == categories[0]
+        for category in categories[1:]:
+            found |= self.category == category
+        return np.asarray(found)
 
 
 def looked_up(values: npt.NDArray[Any], index: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
