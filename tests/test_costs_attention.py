@@ -80,6 +80,91 @@ CASES: list[tuple[str, Signature, float, float]] = [
         4 * 40 * (5 + 3) + 40 + 2 * 16,
     ),
     (
+        # FlashAttention-3, causal, its result among the arguments
+        "flash_attn_3::fwd",
+        signature(
+            *(bf16(2, 1024, 16, 128) for _ in range(3)),
+            *[NONE] * 3,
+            bf16(2, 1024, 16, 128),
+            *[NONE] * 16,
+            scalar("0.088"),
+            scalar("True"),
+        ),
+        4 * 2 * 16 * 128 * 1024 * 1024 / 2,
+        4 * 2 * (2 * 1024 * 16 * 128) + 4 * 2 * 16 * 1024,
+    ),
+    (
+        # four packed sequences of 1,024 tokens each; bf16 comes out of fp8
+        "flash_attn_3::_flash_attn_forward",
+        signature(
+            *(((4096, 16, 128), "c10::Float8_e4m3fn", "") for _ in range(3)),
+            *[NONE] * 4,
+            ((5,), "int", ""),
+            ((5,), "int", ""),
+            *[NONE] * 3,
+            scalar("1024"),
+            scalar("1024"),
+        ),
+        4 * 16 * 128 * 4 * 1024 * 1024,
+        (3 + 2) * (4096 * 16 * 128) + 2 * 20 + 4 * 16 * 4096,
+    ),
+    (
+        # the gradients are among the arguments
+        "flash_attn_3::bwd",
+        signature(
+            *(bf16(2, 256, 4, 64) for _ in range(5)),
+            fp32(2, 4, 256),
+            *(bf16(2, 256, 4, 64) for _ in range(3)),
+            *[NONE] * 6,
+            scalar("0.125"),
+            scalar("False"),
+        ),
+        2.5 * 4 * 2 * 4 * 64 * 256 * 256,
+        8 * 2 * (2 * 256 * 4 * 64) + 4 * 2 * 4 * 256,
+    ),
+    (
+        # the same as an op of torch has them in another order; causal
+        "flash_attn_3::_flash_attn_backward",
+        signature(
+            *(bf16(2, 256, 4, 64) for _ in range(5)),
+            fp32(2, 4, 256),
+            *[NONE] * 6,
+            *(bf16(2, 256, 4, 64) for _ in range(3)),
+            scalar("0.125"),
+            scalar("True"),
+        ),
+        2.5 * 4 * 2 * 4 * 64 * 256 * 256 / 2,
+        8 * 2 * (2 * 256 * 4 * 64) + 4 * 2 * 4 * 256,
+    ),
+    (
+        # causal within a window of 3 keys before each of 8 queries: 1 + 2 + 3 and then 4 each
+        "flash_attn::_flash_attn_forward",
+        signature(
+            *(fp32(1, 8, 1, 4) for _ in range(3)),
+            scalar("0."),
+            scalar("0.5"),
+            scalar("True"),
+            scalar("3"),
+            scalar("0"),
+        ),
+        4 * 4 * (1 + 2 + 3 + 5 * 4),
+        4 * 4 * 32 + 4 * 8,
+    ),
+    (
+        # 2 keys before and 1 behind: 2 + 3 + 4 + 4 + 4 + 3
+        "flash_attn_3::fwd",
+        signature(
+            *(fp32(1, 6, 1, 4) for _ in range(3)),
+            *[NONE] * 20,
+            scalar("0.5"),
+            scalar("False"),
+            scalar("2"),
+            scalar("1"),
+        ),
+        4 * 4 * 20,
+        4 * 4 * 24 + 4 * 6,
+    ),
+    (
         "aten::_grouped_mm",
         signature(bf16(128, 64), bf16(8, 64, 256), ((8,), "int", "")),
         2 * 128 * 64 * 256,
@@ -187,6 +272,14 @@ def test_packed_sequences_cost_at_least_what_is_claimed_whatever_their_lengths(
     assert found.flop >= exact * (1 - 1e-9) or not found.exact
     if len(set(lengths)) == 1:
         assert found.flop == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("place", [11, 14])
+def test_a_cache_of_which_the_used_part_is_not_recorded_has_no_cost(place: int) -> None:
+    arguments = [bf16(8, 1, 16, 128), *(bf16(512, 16, 4, 128) for _ in range(2)), *[NONE] * 22]
+    arguments[place] = ((8,), "int", "")
+
+    assert cost("_vllm_fa3_C::fwd", signature(*arguments)) is None
 
 
 def test_sequences_of_other_lengths_than_the_longest_are_not_exact() -> None:

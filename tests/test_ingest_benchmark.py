@@ -40,7 +40,7 @@ def test_a_limit_without_its_peer_is_not_kept_but_not_measured(
     path.write_text("[]")
     report = ingest.Report()
 
-    ingest.peers(report, path, ingest.Cost(1.0, 1.0, 1), 1000, options())
+    ingest.peers(report, path, lambda: ingest.Cost(1.0, 1.0, 1), 1000, options())
 
     said = capsys.readouterr().out
     assert "times as fast as HolisticTraceAnalysis: not measured (no --hta)" in said
@@ -60,7 +60,8 @@ def test_the_limits_against_peers_hold_at_the_large_size_only(
     python = stand_in(tmp_path)
     report = ingest.Report()
 
-    ingest.peers(report, path, ingest.Cost(1e6, 1e6, 1), megabytes, options(hta=python, tb=python))
+    ours = ingest.Cost(1e6, 1e6, 1)
+    ingest.peers(report, path, lambda: ours, megabytes, options(hta=python, tb=python))
 
     assert (report.failed, len(report.unmeasured)) == (missed, unmeasured)
 
@@ -71,13 +72,33 @@ def test_peers_are_asked_as_often_as_wanted_and_their_medians_count(
 ) -> None:  # fmt: skip
     path = tmp_path / "t.json"
     path.write_text("[]")
-    walls = iter([90.0, 10.0, 30.0])
+    walls, mine = iter([90.0, 10.0, 30.0]), iter([1.0, 3.0, 7.0, 5.0])
     monkeypatch.setattr(ingest, "cost_of", lambda *_, **__: ingest.Cost(next(walls), 1.0, 1))
     report = ingest.Report()
 
-    ingest.peers(report, path, ingest.Cost(1.0, 1.0, 1), 1000, options(hta="x", peer_repeats=3))
+    ours = lambda: ingest.Cost(next(mine), 1.0, 1)  # noqa: E731
+    ingest.peers(report, path, ours, 1000, options(hta="x", peer_repeats=3))
 
-    assert "times as fast as HolisticTraceAnalysis: 30.00" in capsys.readouterr().out
+    # 90 against 1 and 3, 10 against 3 and 7, 30 against 7 and 5
+    assert "times as fast as HolisticTraceAnalysis: 5.00" in capsys.readouterr().out
+
+
+def test_what_is_compared_is_measured_in_turns(
+    ingest: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, zipped = tmp_path / "plain", tmp_path / "zipped"
+    asked: list[Path] = []
+
+    def diagnosis(path: Path, repeats: int, **_: str) -> object:
+        asked.append(path)
+        return ingest.Cost(float(len(asked)), 1.0, 1)
+
+    monkeypatch.setattr(ingest, "diagnosis", diagnosis)
+
+    found = ingest.in_turns([plain, zipped], 3)
+
+    assert asked == [plain, zipped] * 3
+    assert [cost.wall_s for cost in found] == [3.0, 4.0]
 
 
 def test_only_a_run_that_measured_everything_says_that_every_limit_is_kept(

@@ -103,7 +103,8 @@ class Cost:
 def _formula(name: str) -> tuple[str, Formula] | None:
     base = costs_names.base_name(name)
     return (
-        _TABLE.get(base)
+        _TABLE.get(name)
+        or _TABLE.get(base)
         or costs_elementwise.lookup(base)
         or _TABLE.get(base.rstrip("_"))
         or costs_triton.lookup(base)
