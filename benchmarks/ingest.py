@@ -11,8 +11,7 @@ an environment with HolisticTraceAnalysis 0.5 and torch-tb-profiler 0.4.3: each 
 down the same plain file `--peer-repeats` times, at the largest size, each time between two runs of
 our own: a machine's pace changes within minutes. Figures are medians, wall time with start and
 imports. CPU seconds are those of all processes; they tell more where other programs
-run. Memory is the sum of the peak resident sets of all processes, which overstates what is held at
-one time.
+run. Memory is the most that all processes held at one time, their resident sets added up.
 The exit code is 1 where a limit is missed. Limits that a run did not measure, for want of a peer, a
 size or an option, are named at its end.
 """
@@ -20,6 +19,7 @@ size or an option, are named at its end.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import os
 import re
@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,6 +51,7 @@ TB_LIMIT = 10.0  # and as torch-tb-profiler
 GZIP_LIMIT = 1.1  # of the CPU time of the plain file and the decompression
 LINEAR_LIMIT = 1.2  # seconds a byte at the largest size, against the smallest
 SAMPLE_S = 0.02
+CHILDREN_EVERY = 10  # looks
 _NO_CACHE = {"BOUNDSCOPE_TRACE_CACHE": "off"}
 
 _TIME = re.compile(rb'("ts"\s*:\s*)(\d+)')
@@ -76,7 +78,7 @@ _COMPILED = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRI
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: wall and CPU seconds, and bytes summed over its processes' peaks."""
+    """What a command took: wall and CPU seconds, and the most bytes held at one time."""
 
     wall_s: float
     cpu_s: float
@@ -109,7 +111,6 @@ def _adder(amount: int) -> Callable[[re.Match[bytes]], bytes]:
 
 def cost_of(command: Sequence[str], **environment: str) -> Cost:
     """Run a command to its end; raises SystemExit where it fails."""
-    peaks: dict[int, int] = {}
     began = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
@@ -118,9 +119,9 @@ def cost_of(command: Sequence[str], **environment: str) -> Cost:
             stderr=errors,
             env=_COMPILED | environment,
         )
-        watched = psutil.Process(child.pid)
+        watched = _Memory(psutil.Process(child.pid))
         while (ended := os.wait4(child.pid, os.WNOHANG))[0] == 0:
-            _sample(watched, peaks)
+            watched.sample()
             time.sleep(SAMPLE_S)
         wall_s = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(ended[1])
@@ -128,22 +129,42 @@ def cost_of(command: Sequence[str], **environment: str) -> Cost:
             errors.seek(0)
             raise SystemExit(errors.read()[-2000:].decode("utf-8", "replace"))
     usage = ended[2]
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, sum(peaks.values()))
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime, watched.peak_bytes)
 
 
-def _sample(root: psutil.Process, peaks: dict[int, int]) -> None:
+class _Memory:
+    """The most that a process and its children held at one time, by looking again and again.
+
+    Resident sets added up, so that what processes share counts for each. Between two looks one
+    process may have held more: its own record of its peak counts.
+    """
+
+    def __init__(self, root: psutil.Process) -> None:
+        self.peak_bytes = 0
+        self._root = root
+        self._pids = [root.pid]
+        self._looks = 0
+
+    def sample(self) -> None:
+        """Look once."""
+        if self._looks % CHILDREN_EVERY == 0:  # finding them reads every process of the machine
+            with contextlib.suppress(psutil.Error):
+                children = self._root.children(recursive=True)
+                self._pids = [self._root.pid, *(child.pid for child in children)]
+        self._looks += 1
+        held = [_resident_bytes(pid) for pid in self._pids]
+        now, peak = sum(now for now, _ in held), max(peak for _, peak in held)
+        self.peak_bytes = max(self.peak_bytes, now, peak)
+
+
+def _resident_bytes(pid: int) -> tuple[int, int]:
+    """(resident now, the most so far) of one process; zeros where it has ended."""
     try:
-        pids = [root.pid, *(child.pid for child in root.children(recursive=True))]
-    except psutil.Error:
-        return
-    for pid in pids:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            continue
-        found = re.search(r"VmHWM:\s*(\d+) kB", status)
-        if found:
-            peaks[pid] = int(found[1]) * 1024
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0, 0
+    found = dict(re.findall(r"Vm(RSS|HWM):\s*(\d+) kB", status))
+    return int(found.get("RSS", 0)) * 1024, int(found.get("HWM", 0)) * 1024
 
 
 def diagnosis(path: Path, repeats: int, **environment: str) -> Cost:
@@ -208,8 +229,12 @@ def one_size(
 ) -> None:
     """Measure a plain file, the same as gzip, and from the cache."""
     size = path.stat().st_size
-    files = [path] if options.no_gzip else [path, packed(path)]
-    plain, *zipped = in_turns(files, options.repeats)
+    zipped = path if options.no_gzip else packed(path)
+    measures: list[Callable[[], Any]] = [partial(diagnosis, path, 1, **_NO_CACHE)]
+    if not options.no_gzip:
+        measures += [partial(diagnosis, zipped, 1, **_NO_CACHE), partial(_inflating_s, zipped)]
+    costs = in_turns(measures, options.repeats)
+    plain = median_cost(costs[0])
     report.line(f"{name}, {megabytes} MB, plain", plain, size)
     if megabytes in MEMORY_LIMITS:
         report.limit(
@@ -221,10 +246,13 @@ def one_size(
     if options.no_gzip:
         report.not_measured("gzip", "--no-gzip")
     else:
-        report.line(f"{name}, {megabytes} MB, gzip", zipped[0], size)
-        share = zipped[0].cpu_s / (plain.cpu_s + _inflating_s(files[1]))
+        report.line(f"{name}, {megabytes} MB, gzip", median_cost(costs[1]), size)
+        share = statistics.median(
+            gzipped.cpu_s / (alone.cpu_s + inflating_s)
+            for alone, gzipped, inflating_s in zip(*costs, strict=True)
+        )
         report.limit("CPU time, against plain and decompression", share, GZIP_LIMIT, at_most=True)
-        files[1].unlink()
+        zipped.unlink()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         kept = {"BOUNDSCOPE_TRACE_CACHE": "on", "BOUNDSCOPE_CACHE": folder}
         report.line(f"{name}, {megabytes} MB, kept", diagnosis(path, 1, **kept), size)
@@ -233,14 +261,14 @@ def one_size(
             report.line(f"{name}, {megabytes} MB, again", again, size)
 
 
-def in_turns(files: Sequence[Path], repeats: int) -> list[Cost]:
-    """Diagnose each file `repeats` times, one after the other each time; the medians of each.
+def in_turns(measures: Sequence[Callable[[], Any]], repeats: int) -> list[tuple[Any, ...]]:
+    """Take each measure `repeats` times, one after the other each time: what each one gave.
 
     Where other programs run, a machine's pace changes within minutes: what is compared is measured
     side by side.
     """
-    rounds = [[diagnosis(file, 1, **_NO_CACHE) for file in files] for _ in range(repeats)]
-    return [median_cost(costs) for costs in zip(*rounds, strict=True)]
+    rounds = [[measure() for measure in measures] for _ in range(repeats)]
+    return list(zip(*rounds, strict=True))
 
 
 def packed(path: Path) -> Path:

@@ -181,9 +181,10 @@ def test_times_that_need_more_digits_than_a_double_are_split_exactly(
 
 
 def test_only_files_far_larger_than_a_process_are_split() -> None:
-    assert split.processes_for(1_000_000_000, 16) == 1
+    assert split.processes_for(700_000_000, 16) == 1
+    assert split.processes_for(1_000_000_000, 16) == 2
     assert split.processes_for(4_000_000_000, 2) == 2
-    assert split.processes_for(4_000_000_000, 16) == 4
+    assert split.processes_for(4_000_000_000, 16) == 6
 
 
 def test_threads_named_without_a_time_keep_their_names_next_to_the_end(tmp_path: Path) -> None:

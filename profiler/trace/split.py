@@ -24,17 +24,17 @@ from .source import Progress
 from .span import Span, SpanReader
 from .wire import BrokenFrame, part_from, read_frame
 
-SPAN_BYTES = 16 << 20
-"""Bytes a span: its columns take about 2 MB, the exchange about a hundredth of its reading."""
+SPAN_BYTES = 8 << 20
+"""Bytes a span: its columns take about 1 MB, the exchange about a hundredth of its reading. Of 16
+MB, the parts under way took 20 MB more."""
 
 END_BYTES = 4 << 20
 """Bytes at the end of the file that are left to the single reader: the list's end and what
 follows it. Real footers are under 10 kB."""
 
-BYTES_A_PROCESS = 1_200_000_000
-"""A process beside the first for each of these. One takes 57 MB: with it, a file of 1 GB is read in
-4.2 s instead of 7.3 s on two cores, but the peaks of all processes come to 0.29 of the file, where
-one process alone stays under a quarter."""
+BYTES_A_PROCESS = 800_000_000
+"""A process beside the first for each of these. One takes 50 MB while the file is read; what needs
+most memory comes after that, so that all of it stays under a quarter of a file of 1 GB."""
 
 _AHEAD = 2  # spans that another process has been given and not answered: it never waits for us
 
