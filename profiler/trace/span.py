@@ -13,6 +13,7 @@ from .part import Part
 from .source import BLOCK_BYTES
 from .spans import EventReader
 
+_TAIL_BYTES = 64 << 10  # read behind a span's end, where its last event mostly ends
 _MAX_EVENT_BYTES = 32 << 20  # an event that is longer is no event; real ones are under 100 kB
 
 
@@ -64,7 +65,7 @@ class SpanReader:
                 if not self._add(data, cut[0]):
                     return None
                 data, offset = data[cut[1] :], offset + cut[1]
-            more = self._file.read(BLOCK_BYTES)
+            more = self._file.read(min(BLOCK_BYTES, span.end - offset - len(data) + _TAIL_BYTES))
             if not more or len(data) > _MAX_EVENT_BYTES:
                 return None
             data += more
