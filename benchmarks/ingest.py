@@ -10,8 +10,8 @@ the cache of traces off; "again" is the same from the cache. `--hta` and `--tb` 
 an environment with HolisticTraceAnalysis 0.5 and torch-tb-profiler 0.4.3: each loads and breaks
 down the same plain file `--peer-repeats` times, at the largest size, each time between two runs of
 our own: a machine's pace changes within minutes. Figures are medians, wall time with start and
-imports. CPU seconds are those of all processes; they tell more where other programs
-run. Memory is the most that all processes held at one time, their resident sets added up.
+imports. CPU seconds are those of all processes; they tell more where other programs run. Memory is
+the most that all processes held at one time, their resident sets added up.
 The exit code is 1 where a limit is missed. Limits that a run did not measure, for want of a peer, a
 size or an option, are named at its end.
 """

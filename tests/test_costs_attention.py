@@ -279,7 +279,47 @@ def test_a_cache_of_which_the_used_part_is_not_recorded_has_no_cost(place: int) 
     arguments = [bf16(8, 1, 16, 128), *(bf16(512, 16, 4, 128) for _ in range(2)), *[NONE] * 22]
     arguments[place] = ((8,), "int", "")
 
-    assert cost("_vllm_fa3_C::fwd", signature(*arguments)) is None
+    assert cost("flash_attn_3::fwd", signature(*arguments)) is None
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(-1, 14), st.integers(-1, 14), st.booleans()
+)
+def test_a_window_holds_the_pairs_that_are_in_it(
+    queries: int, keys: int, left: int, right: int, causal: bool
+) -> None:
+    if left < 0 and (right < 0 or causal):
+        left = 3  # else there is no window
+    ends = 0 if causal else right
+    places = [query + keys - queries for query in range(queries)]
+    pairs = sum(
+        (left < 0 or key >= place - left) and (ends < 0 or key <= place + ends)
+        for place in places
+        for key in range(keys)
+    )
+    flags = [
+        scalar("0."),
+        scalar("0.5"),
+        scalar(str(causal)),
+        scalar(str(left)),
+        scalar(str(right)),
+    ]
+    tensors = [fp32(1, queries, 1, 4), fp32(1, keys, 1, 4), fp32(1, keys, 1, 4)]
+
+    found = cost("flash_attn::_flash_attn_forward", signature(*tensors, *flags))
+
+    assert found is not None
+    assert found.flop == 4 * 4 * pairs
+
+
+def test_a_window_over_more_queries_than_fit_into_memory_costs_no_memory() -> None:
+    flags = [scalar("0."), scalar("0.5"), scalar("True"), scalar("0"), scalar("0")]
+    arguments = signature(*(fp32(1, 10**13, 1, 4) for _ in range(3)), *flags)
+
+    found = cost("flash_attn::_flash_attn_forward", arguments)
+
+    assert found is not None
+    assert found.flop == 4 * 4 * 10**13
 
 
 def test_sequences_of_other_lengths_than_the_longest_are_not_exact() -> None:

@@ -241,8 +241,8 @@ class ArgumentReader:
         rests = [self._rest_by_work.get(key, _UNKNOWN) for key in keys]
         for place, rest in enumerate(rests):
             if rest == _UNKNOWN:
-                work, key = args[place], keys[place]
-                whole = not key or _is_rare(work)
+                key = keys[place]
+                whole = not key or _is_rare(args[place], key)
                 rests[place] = self._rest(key, raws[place], whole)
                 if key and not key.startswith(_NO_WORK_KEY):
                     self._rest_by_work[key] = rests[place]
@@ -360,9 +360,9 @@ _NO_WORK_KEY = _work_key(_WorkArgs())
 """How the key of copies begins, and of work of other builds, whose arguments it says nothing of."""
 
 
-def _is_rare(args: _WorkArgs) -> bool:
+def _is_rare(args: _WorkArgs, key: bytes) -> bool:
     """Whether the key says nothing of work that is no copy of CUDA or ROCm: those have no rest."""
-    return _work_key(args).startswith(_NO_WORK_KEY) and (not args.bandwidth or bool(args.call))
+    return key.startswith(_NO_WORK_KEY) and (not args.bandwidth or bool(args.call))
 
 
 def _ids(args: Sequence[_OpArgs] | Sequence[_WorkArgs] | Sequence[_LinkArgs]) -> Int64:

@@ -22,10 +22,7 @@ at least. `torch.utils.flop_counter` takes the longest for every one where it ca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
-
-import numpy as np
 
 from .costs_arguments import Arguments, Formula, Table, Tensor, Work, total_bytes
 
@@ -85,14 +82,21 @@ def _pairs(queries: float, keys: float, sight: _Sight) -> float:
     return queries * keys
 
 
-@lru_cache(maxsize=1024)
 def _in_window(queries: int, keys: int, sight: _Sight) -> float:
     """Pairs in a window around the diagonal that ends at the bottom right."""
-    place = np.arange(queries, dtype=np.int64) + (keys - queries)
+
+    def up_to(place: int) -> int:
+        """Keys there are at places 1, 2, … `place`: as many as the place says, at most all."""
+        inside = max(0, min(place, keys))
+        return inside * (inside + 1) // 2 + max(0, place - keys) * keys
+
+    def behind(distance: int) -> int:
+        """Pairs whose key is at most `distance` behind its query."""
+        return up_to(keys + distance) - up_to(keys - queries + distance)
+
     right = 0 if sight.mask != "none" else sight.right
-    first = np.maximum(place - sight.left, 0) if sight.left >= 0 else np.zeros_like(place)
-    last = np.minimum(place + right, keys - 1) if right >= 0 else np.full_like(place, keys - 1)
-    return float(np.maximum(last - first + 1, 0).sum())
+    seen = behind(right) if right >= 0 else queries * keys
+    return float(seen - (behind(-sight.left - 1) if sight.left >= 0 else 0))
 
 
 def _mask(args: Arguments, layout: _Layout) -> Mask:
@@ -237,7 +241,6 @@ TABLE: Table = {
     **{name: ("attention", _backward(layout)) for name, layout in _BACKWARD.items()},
     "flash_attn_3::fwd": ("attention", _forward(_THIRD)),
     "flash_attn_3::_flash_attn_forward": ("attention", _forward(_THIRD)),
-    "_vllm_fa3_C::fwd": ("attention", _forward(_THIRD)),
     "flash_attn_3::bwd": ("attention", _backward(_THIRD_BACKWARD)),
     "flash_attn_3::_flash_attn_backward": ("attention", _backward(_THIRD_BACKWARD_OP)),
 }

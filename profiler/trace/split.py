@@ -25,16 +25,16 @@ from .span import Span, SpanReader
 from .wire import BrokenFrame, part_from, read_frame
 
 SPAN_BYTES = 8 << 20
-"""Bytes a span: its columns take about 1 MB, the exchange about a hundredth of its reading. Of 16
-MB, the parts under way took 20 MB more."""
+"""Bytes a span. With 16 MB, the parts under way took 20 MB more (measured, 1 GB, two processes)."""
 
 END_BYTES = 4 << 20
 """Bytes at the end of the file that are left to the single reader: the list's end and what
 follows it. Real footers are under 10 kB."""
 
 BYTES_A_PROCESS = 800_000_000
-"""A process beside the first for each of these. One takes 50 MB while the file is read; what needs
-most memory comes after that, so that all of it stays under a quarter of a file of 1 GB."""
+"""A process beside the first for each of these. One takes 50 MB while the file is read, of which
+nothing is left when the events are divided: two processes need 0.24 of a file of 1 GB at any time
+(benchmarks/ingest.py), as one does."""
 
 _AHEAD = 2  # spans that another process has been given and not answered: it never waits for us
 
