@@ -74,7 +74,7 @@ def profiler_share(trace: Trace, window: tuple[int, int]) -> float:
 def pageable_share(trace: Trace) -> float:
     """Share of the time of copies to the device whose source is pageable; 0 where none is told."""
     events = trace.events
-    copies = np.flatnonzero(events.category == Category.MEMCPY)
+    copies = np.flatnonzero(events.of(Category.MEMCPY))
     to_device = [kind == "host-to-device" for kind in copy_kinds(trace, copies)]
     copies = copies[np.array(to_device, np.bool_)]
     pageable = np.fromiter(map(is_pageable, trace.names), np.bool_, len(trace.names))
@@ -87,7 +87,7 @@ def occupancy(trace: Trace) -> float | None:
     """Mean achieved occupancy of the kernels by their time, 0 to 1; None where not recorded."""
     events = trace.events
     recorded = np.array([_number(arguments.get(OCCUPANCY)) for arguments in trace.args])
-    kernels = np.flatnonzero((events.category == Category.KERNEL) & (events.args >= 0))
+    kernels = np.flatnonzero(events.of(Category.KERNEL) & (events.args >= 0))
     if not len(recorded) or not len(kernels):
         return None
     values = recorded[events.args[kernels]]

@@ -108,7 +108,7 @@ def _find_work(trace: Trace, line: Timeline, begins: Int64, ends: Int64, known: 
     show stays as it is.
     """
     events = trace.events
-    ops = events.category == Category.CPU_OP
+    ops = events.of(Category.CPU_OP)
     nodes, keys = _keys(trace)
     main = np.flatnonzero(ops & (events.thread == training_thread(trace)))
     main = main[~_repeats(keys[events.name[main]], events.start_ns[main], events.duration_ns[main])]

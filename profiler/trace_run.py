@@ -20,7 +20,7 @@ from .run.sound import sound_world_size
 from .timeline import PHASES, Timeline
 from .trace.device import device_time, device_work
 from .trace.device_steps import device_steps
-from .trace.growing import give_back_heap
+from .trace.heap import give_back_heap
 from .trace.idle import preparation, spans_of
 from .trace.intervals import EMPTY, Union, clip, covered, merge, subtract, total, union
 from .trace.many import read_traces
@@ -261,7 +261,7 @@ def _loader_waits(trace: Trace) -> Union:
     names = np.fromiter(
         (_LOADER.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
-    chosen = events.category == Category.LOADER
+    chosen = events.of(Category.LOADER)
     if len(names):
         chosen |= looked_up(names, events.name) & events.of(Category.ANNOTATION, Category.CPU_OP)
     return union(events.start_ns[chosen], events.start_ns[chosen] + events.duration_ns[chosen])

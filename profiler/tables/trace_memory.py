@@ -126,7 +126,7 @@ def _ops_at(trace: Trace, memory: MemoryEvents, rows: Int64) -> list[str]:
     """The innermost op on the event's thread at its time, "" where none runs."""
     events = trace.events
     found = [""] * len(rows)
-    is_op = events.category == Category.CPU_OP
+    is_op = events.of(Category.CPU_OP)
     is_step = np.fromiter((n.startswith("ProfilerStep#") for n in trace.names), np.bool_)
     for thread in np.unique(memory.thread[rows]).tolist():
         ops = np.flatnonzero(is_op & (events.thread == thread) & ~is_step[events.name])

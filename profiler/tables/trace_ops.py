@@ -46,7 +46,7 @@ def op_times(
     events = trace.events
     parents = enclosing_events(trace)
     steps = np.fromiter((n.startswith("ProfilerStep#") for n in trace.names), np.bool_)
-    chosen = (events.category == Category.CPU_OP) & _within(trace, window)
+    chosen = events.of(Category.CPU_OP) & _within(trace, window)
     rows = np.flatnonzero(chosen & ~steps[events.name])
     if not len(rows):
         return []
@@ -79,7 +79,7 @@ def module_times(trace: Trace, window: tuple[int, int] | None = None) -> list[Ho
     rows = np.flatnonzero(is_module[events.name] & _within(trace, window))
     if not len(rows):
         return []
-    calls = np.isin(events.category, (Category.RUNTIME, Category.DRIVER))
+    calls = events.of(Category.RUNTIME, Category.DRIVER)
     around = _around(trace, rows, np.flatnonzero(calls))
     local = np.full(len(events) + 1, -1, np.int64)
     local[rows] = np.arange(len(rows))

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
-from .growing import give_back_heap
+from .heap import give_back_heap
 from .reader import read_trace
 from .source import Progress
 from .table import Trace

@@ -88,10 +88,10 @@ def communication_work(trace: Trace) -> Mask:
     events = trace.events
     by_name = np.fromiter(map(is_communication, trace.names), np.bool_, len(trace.names))
     by_args = np.fromiter(("Collective name" in a for a in trace.args), np.bool_, len(trace.args))
-    kernels = events.category == Category.KERNEL
-    found: Mask = kernels & looked_up(by_name, events.name)
-    found |= events.category == Category.COLLECTIVE
-    if len(by_args):
+    kernels, found = events.of(Category.KERNEL), events.of(Category.COLLECTIVE)
+    if by_name.any():
+        found |= kernels & looked_up(by_name, events.name)
+    if by_args.any():
         found |= kernels & (events.args >= 0) & looked_up(by_args, events.args)
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..machine.roofs import Roofs
 from .copies import copy_kinds
 from .device import DeviceTime, device_time
-from .growing import give_back_heap
+from .heap import give_back_heap
 from .idle import (
     COPY,
     IDLE_CAUSES,
@@ -172,7 +172,7 @@ def _exposed_copies(trace: Trace, device: DeviceTime) -> dict[str, float]:
 
 def _peer_copies(trace: Trace, window: tuple[int, int]) -> list[PeerCopy]:
     events = trace.events
-    rows = np.flatnonzero(events.category == Category.MEMCPY)
+    rows = np.flatnonzero(events.of(Category.MEMCPY))
     rows = rows[(events.start_ns[rows] >= window[0]) & (events.start_ns[rows] < window[1])]
     return [
         PeerCopy(int(events.bytes[row]), int(events.duration_ns[row]))

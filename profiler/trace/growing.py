@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 from typing import Any
 
@@ -29,11 +28,12 @@ def mapped(rows: int, kind: np.dtype[Any]) -> Array:
     return np.frombuffer(pages, kind)
 
 
-def give_back_heap() -> None:
-    """Return free heap to the system, where the C library can: reading a trace leaves 20 to 40 MB
-    of it, in pieces between what is still in use."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def _pages_of(column: Array) -> mmap.mmap | None:
+    """Return the pages that `mapped` made for a column; None for an array from elsewhere."""
+    base = column.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return base if isinstance(base, mmap.mmap) else None
 
 
 class GrowingTable:
@@ -70,7 +70,7 @@ class GrowingTable:
         end = self.rows + count
         if end > self._capacity:
             self._capacity = max(end, int(end * _GROWTH))
-            for name in self._columns:
+            for name in list(self._columns):
                 self._replace(name)
         for name, values in part.items():
             if name in self._narrow:
@@ -128,6 +128,15 @@ class GrowingTable:
         return columns
 
     def _replace(self, name: str) -> None:
-        new = mapped(self._capacity, self._kinds[name])
-        new[: self.rows] = self._columns[name][: self.rows]
+        old = self._columns.pop(name)
+        kind = self._kinds[name]
+        if old.dtype == kind and (pages := _pages_of(old)) is not None:
+            del old
+            with contextlib.suppress(BufferError, OSError, SystemError, ValueError):
+                pages.resize(self._capacity * kind.itemsize)  # moves page tables, copies nothing
+                self._columns[name] = np.frombuffer(pages, kind)
+                return
+            old = np.frombuffer(pages, kind)
+        new = mapped(self._capacity, kind)
+        new[: self.rows] = old[: self.rows]
         self._columns[name] = new

@@ -229,7 +229,7 @@ def _overlaps(trace: Trace, work: npt.NDArray[np.bool_]) -> list[TraceWarning]:
 
 def _overhead(trace: Trace) -> list[TraceWarning]:
     events = trace.events
-    own = events.category == Category.OVERHEAD
+    own = events.of(Category.OVERHEAD)
     if not own.any():
         return []
     taken = total(union_of_rows(events.start_ns, events.duration_ns, own))

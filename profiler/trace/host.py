@@ -151,7 +151,7 @@ def training_thread(trace: Trace) -> int:
 
 
 def _is_op(trace: Trace) -> npt.NDArray[np.bool_]:
-    return np.asarray(trace.events.category == Category.CPU_OP)
+    return trace.events.of(Category.CPU_OP)
 
 
 def divide(
@@ -217,7 +217,7 @@ def divide(
 
 def unseen_device(trace: Trace) -> bool:
     """Whether device work was launched and none recorded: then what an op's time is, is open."""
-    launched = np.isin(trace.events.category, (Category.RUNTIME, Category.DRIVER))
+    launched = trace.events.of(Category.RUNTIME, Category.DRIVER)
     launched &= np.fromiter(
         (LAUNCH.match(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )[trace.events.name]

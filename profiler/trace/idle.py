@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .copies import copy_kinds
-from .growing import give_back_heap
+from .heap import give_back_heap
 from .intervals import (
     EMPTY,
     Union,
@@ -164,6 +164,8 @@ def matching(trace: Trace, pattern: re.Pattern[str]) -> Mask:
     found = np.fromiter(
         (pattern.search(name) is not None for name in trace.names), np.bool_, len(trace.names)
     )
+    if not found.any():
+        return np.zeros(len(trace.events), np.bool_)
     return looked_up(found, trace.events.name)
 
 
@@ -192,7 +194,7 @@ def _calls(trace: Trace, calls: Mask, cause: str) -> Union:
 
 def _copy_in(trace: Trace, threads: Threads) -> Union:
     """Calls that copy from the host to the device: from pageable memory they stage it first."""
-    copies = np.flatnonzero(trace.events.category == Category.MEMCPY)
+    copies = np.flatnonzero(trace.events.of(Category.MEMCPY))
     to_device = [kind == "host-to-device" for kind in copy_kinds(trace, copies)]
     copies = copies[np.array(to_device, np.bool_)]
     calls = launching_calls(trace, copies)
@@ -201,7 +203,7 @@ def _copy_in(trace: Trace, threads: Threads) -> Union:
 
 
 def _loader(trace: Trace, _: Threads) -> Union:
-    mask = trace.events.category == Category.LOADER
+    mask = trace.events.of(Category.LOADER)
     return spans_of(trace, mask | matching(trace, _LOADER) & _ranges(trace))
 
 
@@ -235,7 +237,7 @@ def _module_calls(trace: Trace, threads: Threads | None) -> Int64:
     if not is_module.any():
         return np.empty(0, np.int64)
     threads = launching_threads(trace) if threads is None else threads
-    return np.flatnonzero(is_module[trace.events.name] & on_threads(trace, threads))
+    return np.flatnonzero(looked_up(is_module, trace.events.name) & on_threads(trace, threads))
 
 
 def _dispatch(trace: Trace, threads: Threads) -> Union:

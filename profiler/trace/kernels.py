@@ -79,7 +79,7 @@ def launches(trace: Trace) -> npt.NDArray[np.bool_]:
 def kernel_times(trace: Trace, window: tuple[int, int], roofs: Roofs | None) -> list[KernelTime]:
     """Computing kernels that begin in the window, longest first."""
     events = trace.events
-    compute = (events.category == Category.KERNEL) & ~communication_work(trace)
+    compute = events.of(Category.KERNEL) & ~communication_work(trace)
     compute &= (events.start_ns >= window[0]) & (events.start_ns < window[1])
     rows = np.flatnonzero(compute)
     if not len(rows):
@@ -180,7 +180,7 @@ def op_around(trace: Trace, parents: Int32, rows: Int64 | None = None) -> Int32:
 
     `parents`: what `enclosing_events` returns.
     """
-    is_op = trace.events.category == Category.CPU_OP
+    is_op = trace.events.of(Category.CPU_OP)
     result = parents.copy() if rows is None else parents[rows]
     while True:
         calls = np.flatnonzero((result >= 0) & ~is_op[result])
@@ -206,7 +206,7 @@ def by_external_id(trace: Trace, kernels: Int64) -> Int64:
 
 def _climb_to_cost(trace: Trace, ops: Int64, parents: Int32) -> Int64:
     """Replace each op without a cost by the nearest one around it that has one."""
-    is_op = trace.events.category == Category.CPU_OP
+    is_op = trace.events.of(Category.CPU_OP)
     result: Int64 = np.full(len(ops), -1, np.int64)
     nearest: Int64 = np.full(len(ops), -1, np.int64)
     left, current = np.arange(len(ops)), ops

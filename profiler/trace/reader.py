@@ -12,7 +12,7 @@ from ..errors import UnusableData
 from .columns import Columns, is_epoch
 from .decode import AnyEvent, EventDecoder
 from .document import Documents
-from .growing import give_back_heap
+from .heap import give_back_heap, kept_heap
 from .notes import Notes
 from .source import Progress, blocks, is_plain, plain_blocks, unreadable
 from .spans import EventReader
@@ -27,10 +27,8 @@ def read_trace(path: Path, progress: Progress | None = None, processes: int = 1)
     plain file, with the same result; `split.processes_for` says how many pay. Raises UnusableData
     with the slug `trace-unreadable`, `trace-empty` or `not-a-trace`.
     """
-    with _no_cyclic_collection():
-        trace = _read(Path(path), progress, processes)
-    give_back_heap()
-    return trace
+    with _no_cyclic_collection(), kept_heap():
+        return _read(Path(path), progress, processes)
 
 
 def _read(path: Path, progress: Progress | None, processes: int) -> Trace:

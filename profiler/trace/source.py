@@ -12,7 +12,7 @@ from typing import BinaryIO
 from ..errors import UnusableData
 from .notes import Notes
 
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 1 << 20
 """Uncompressed bytes a block: 2 MB keeps the decoded objects of a block near 10 MB."""
 
 _COMPRESSED_BYTES = 256 << 10

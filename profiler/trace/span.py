@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from .decode import EventDecoder
 from .document import last_boundary
-from .growing import give_back_heap
 from .notes import Notes
 from .part import Part
 from .source import BLOCK_BYTES
@@ -93,5 +92,4 @@ class SpanReader:
     def _taken(self) -> Part:
         part = self._reader.take()
         part.notes = self._notes.take()
-        give_back_heap()
         return part

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from .decode import EventDecoder
+from .heap import KEEPING
 from .part import Part
 from .source import Progress
 from .span import Span, SpanReader
@@ -157,7 +158,7 @@ def _start(setting: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         # modules of the working folder stay out
-        env=os.environ | {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env=os.environ | KEEPING | {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     with contextlib.suppress(OSError):
         _write(child, setting.encode())

@@ -68,9 +68,10 @@ def _names_like(trace: Trace, pattern: re.Pattern[str]) -> npt.NDArray[np.bool_]
 def _host_events(trace: Trace, pattern: re.Pattern[str]) -> Int64:
     """Return the indices of host ranges whose name matches, in order of time."""
     events = trace.events
-    if not len(events):
+    names = _names_like(trace, pattern)
+    if not names.any():
         return np.empty(0, np.int64)
-    chosen = looked_up(_names_like(trace, pattern), events.name) & events.of(*_HOST_RANGES)
+    chosen = looked_up(names, events.name) & events.of(*_HOST_RANGES)
     return np.flatnonzero(chosen)
 
 
@@ -167,7 +168,7 @@ def _alike(names: Int32) -> npt.NDArray[np.bool_]:
 
 def _top_level_ops(trace: Trace) -> Int64:
     events = trace.events
-    ops = np.flatnonzero(events.category == Category.CPU_OP)
+    ops = np.flatnonzero(events.of(Category.CPU_OP))
     if not len(ops):
         return ops
     threads = events.thread[ops]

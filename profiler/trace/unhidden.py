@@ -23,7 +23,7 @@ def unhidden_time(trace: Trace) -> Union:
     events = trace.events
     if not len(events):
         return EMPTY
-    mine = (events.thread == training_thread(trace)) & (events.category == Category.CPU_OP)
+    mine = (events.thread == training_thread(trace)) & events.of(Category.CPU_OP)
     end = int((events.start_ns + events.duration_ns).max())
     whole = (events.start_ns[:1], np.array([end], np.int64))
     rows = np.flatnonzero(mine)
