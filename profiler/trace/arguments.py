@@ -152,6 +152,7 @@ class ArgumentReader:
         self._links = msgspec.json.Decoder(list[_LinkArgs])
         self.signatures = Interner[SignatureKey]()
         self.rests = Interner[bytes]()
+        self._signature_by_key: dict[bytes, int] = {}  # found faster than by four
         self._rest_by_key: dict[bytes, int] = {}
         self._rest_by_work: dict[bytes, int] = {}
         self._rest_bytes: list[int] = []
@@ -210,12 +211,14 @@ class ArgumentReader:
         columns["args"][at] = rest
 
     def _signature(self, args: _OpArgs) -> int:
-        return self.signatures[
-            bytes(args.dims or args.old_dims),
-            bytes(args.types),
-            bytes(args.strides),
-            bytes(args.concrete),
-        ]
+        dims = args.dims or args.old_dims
+        key = b"\0".join((dims, args.types, args.strides, args.concrete))
+        index = self._signature_by_key.get(key)
+        if index is None:
+            index = self._signature_by_key[key] = self.signatures[
+                bytes(dims), bytes(args.types), bytes(args.strides), bytes(args.concrete)
+            ]
+        return index
 
     def _read_work(self, columns: _Columns, at: npt.NDArray[Any], raws: list[msgspec.Raw]) -> None:
         args = self._work.decode(_as_list(raws))

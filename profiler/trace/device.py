@@ -85,6 +85,10 @@ def device_work(trace: Trace) -> Mask:
 
 def communication_work(trace: Trace) -> Mask:
     """Return which events are communication on a device: by category, arguments or kernel name."""
+    return trace.once("communication work", _communication_work)
+
+
+def _communication_work(trace: Trace) -> Mask:
     events = trace.events
     by_name = np.fromiter(map(is_communication, trace.names), np.bool_, len(trace.names))
     by_args = np.fromiter(("Collective name" in a for a in trace.args), np.bool_, len(trace.args))

@@ -28,7 +28,7 @@ from .idle import (
     spans_of,
 )
 from .intervals import EMPTY, Union, intersect, one_after_another, subtract, total, union
-from .kernels import KernelTime, kernel_times
+from .kernels import ENCLOSING, KernelTime, kernel_times
 from .table import Category, Trace
 
 __all__ = [
@@ -101,6 +101,7 @@ def divide_device(
     give_back_heap()
     whole = (np.array([window[0]]), np.array([window[1]]))
     kernels = kernel_times(trace, window, roofs)
+    trace.forget(ENCLOSING)  # the division of idle time takes most memory
     give_back_heap()
     slots: dict[str, float] = defaultdict(float)
     for slot, share in _limits(kernels).items():

@@ -148,6 +148,10 @@ def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, list[Union]]]:
 
 def launching_threads(trace: Trace) -> npt.NDArray[np.int32]:
     """Host threads that launch device work; where no call is recorded, those that run ops."""
+    return trace.once("launching threads", _launching_threads)
+
+
+def _launching_threads(trace: Trace) -> npt.NDArray[np.int32]:
     events = trace.events
     for mask in (
         launches(trace),

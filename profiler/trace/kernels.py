@@ -66,6 +66,10 @@ class KernelTime:
     dtype: str = ""
 
 
+ENCLOSING = "enclosing events"
+"""What `Trace.once` keeps `enclosing_events` as: four bytes an event."""
+
+
 def launches(trace: Trace) -> npt.NDArray[np.bool_]:
     """Which host calls launched device work, by correlation."""
     events = trace.events
@@ -149,13 +153,10 @@ def innermost_ops(trace: Trace, work: Int64, parents: Int32) -> Int64:
 def launching_calls(trace: Trace, work: Int64) -> Int64:
     """For each row of device work the event index of the call that launched it, -1 without one."""
     events = trace.events
-    calls = np.flatnonzero(events.of(Category.RUNTIME, Category.DRIVER)).astype(np.int32)
+    calls, ids = trace.once("calls by correlation", _calls_by_correlation)
     result: Int64 = np.full(len(work), -1, np.int64)
     if not len(calls):
         return result
-    ids = events.correlation[calls]
-    order = np.argsort(ids, kind="stable").astype(np.int32)
-    calls, ids = calls[order], ids[order]
     wanted = events.correlation[work]
     place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     matched = (ids[place] == wanted) & (wanted >= 0)
@@ -163,8 +164,20 @@ def launching_calls(trace: Trace, work: Int64) -> Int64:
     return result
 
 
+def _calls_by_correlation(trace: Trace) -> tuple[Int32, npt.NDArray[np.integer]]:
+    """Return (the event indices of all calls, their correlation ids), sorted by the ids."""
+    calls = np.flatnonzero(trace.events.of(Category.RUNTIME, Category.DRIVER)).astype(np.int32)
+    ids = trace.events.correlation[calls]
+    order = np.argsort(ids, kind="stable").astype(np.int32)
+    return calls[order], ids[order]
+
+
 def enclosing_events(trace: Trace) -> Int32:
     """For each op and call the event index of the op or call directly around it, else -1."""
+    return trace.once(ENCLOSING, _enclosing_events)
+
+
+def _enclosing_events(trace: Trace) -> Int32:
     events = trace.events
     host = events.of(Category.CPU_OP, Category.RUNTIME, Category.DRIVER)
     threads = group_rows(events.thread, host)

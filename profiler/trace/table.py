@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Found = TypeVar("Found")
 
 _BLOCK_ROWS = 1 << 17
 _TABLE_ROWS = 8
@@ -159,3 +161,18 @@ class Trace:
     epoch: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)  # deviceProperties, distributedInfo, …
     warnings: list[TraceWarning] = field(default_factory=list)
+    _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, what: str, find: Callable[[Trace], Found]) -> Found:
+        """Return `find(self)`, kept under the name `what` for those who ask again.
+
+        For what several analyses need: it is not to be written to, and stays as long as the trace.
+        """
+        if what not in self._found:
+            self._found[what] = find(self)
+        found: Found = self._found[what]
+        return found
+
+    def forget(self, what: str) -> None:
+        """Give back the memory of what `once` kept."""
+        self._found.pop(what, None)
