@@ -17,7 +17,7 @@ demo: $(VENV)/.dashboard ## run an example under boundscope and print what it is
 
 test: $(VENV)/.dev ## run the tests
 	@scripts/system_packages.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	scripts/test.sh $(BIN)/python $(PYTEST_ARGS)
 
 verdicts: $(VENV)/.dev ## require each verdict on a real run three times out of three
 	@scripts/system_packages.sh

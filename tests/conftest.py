@@ -16,8 +16,52 @@ ENDING_S = 3.0
 HELPERS = ("chromium", "chrome", "multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python keeps for a whole program on purpose."""
 
+SIDE_BY_SIDE = (
+    "test_alike",
+    "test_after_step",
+    "test_compare",
+    "test_contradictions",
+    "test_corpus_",
+    "test_costs",
+    "test_dashboard_cells",
+    "test_dashboard_charts",
+    "test_dashboard_figures",
+    "test_dashboard_lanes",
+    "test_dashboard_tables",
+    "test_device_",
+    "test_every_bound",
+    "test_foreign_traces_page",
+    "test_host_division",
+    "test_recorded_facts",
+    "test_redact_forms",
+    "test_rules_advice",
+    "test_rules_device",
+    "test_rules_documented",
+    "test_rules_exchange",
+    "test_rules_families",
+    "test_rules_loop",
+    "test_rules_ops",
+    "test_rules_python",
+    "test_rules_recorded",
+    "test_rules_waits",
+    "test_straggler",
+    "test_timeline",
+    "test_trace_",
+    "test_truth_scores",
+    "test_verdict.",
+    "test_whatif",
+)
+"""How the files are called whose tests only compute: no program is started that others could slow
+down, and nothing is timed. All others run one after the other."""
+
 hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("unhurried")  # other programs may slow an example at any time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name.startswith(SIDE_BY_SIDE):
+            item.add_marker(pytest.mark.side_by_side)
 
 
 @pytest.fixture
