@@ -87,6 +87,7 @@ ALLOCATOR = re.compile(
 )
 MODULE = "nn.Module: "
 
+_WAITS = "waits of the launching threads"
 _QUERY = re.compile("Query")
 """Asks whether an event has come to pass, and returns at once."""
 
@@ -142,6 +143,7 @@ def each_cause(trace: Trace, idle: Union) -> Iterator[tuple[str, list[Union]]]:
             yield cause, taken
         del spans, taken
         give_back_heap()
+    trace.forget(_WAITS)
     if left:
         yield "nothing-seen", left
 
@@ -272,6 +274,10 @@ def _another_thread(trace: Trace, threads: Threads) -> Union:
 
 def _waits(trace: Trace, threads: Threads) -> dict[int, Union]:
     """The time in which each of the threads that wait does so, without the ops it runs there."""
+    return trace.once(_WAITS, lambda trace: _find_waits(trace, threads))
+
+
+def _find_waits(trace: Trace, threads: Threads) -> dict[int, Union]:
     events = trace.events
     wait = events.of(Category.PYTHON) & matching(trace, _WAIT) & on_threads(trace, threads)
     if not wait.any():

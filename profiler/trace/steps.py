@@ -51,6 +51,10 @@ class Steps:
 
 def find_steps(trace: Trace) -> Steps:
     """Return the steps of a trace; with source "window", one step over all of it."""
+    return trace.once("steps", _find_steps)
+
+
+def _find_steps(trace: Trace) -> Steps:
     return (
         _marked(trace)
         or _by_optimizer(trace)
