@@ -95,7 +95,7 @@ class Events:
 
 
 def looked_up(values: npt.NDArray[Any], index: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-    """Return `values[index]` for an index of 0 or more.
+    """Return `values[index]`; where the index is -1, "not recorded", something to be masked.
 
     In blocks: numpy makes an index of 8 bytes a row first. With `clip` it does not go through a
     copy of the result.
