@@ -47,7 +47,7 @@ TURN_S = 0.5
 """Short against the minutes in which a shared machine changes its pace, long against a step."""
 WARM_UP_S = 6.0
 """The windows after the warm-up are over by then."""
-SETTLE_S = 0.3
+SETTLE_S = 0.6
 """The records of the turn before are written by then (recorder.FLUSH_PERIOD_S), and what Python
 keeps of a function's callers is made anew."""
 

@@ -114,7 +114,12 @@ def _group(names: list[str]) -> Any:
     import typer
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, help=SUMMARY)
-    app.callback()(lambda: None)
+    shown = typer.Option(False, "--version", help="Show the version and exit.")
+
+    @app.callback()
+    def _(version: bool = shown) -> None:
+        """For the help page alone: `_dispatch` answers it."""
+
     for name in names:
         _register(app, name)
     return typer.main.get_command(app)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..collectors.records import Window
 from .after_step import after_step
+from .aftermath import aftermath, charged
 from .alike import telling_phases, unlike_steps
 from .contradictions import (
     started_apart,
@@ -108,6 +109,8 @@ class RankFeatures:
     `stalled` is the share in waits for the loader beside a device that no window shows: a part of
     `input`. `unhidden` is when nothing hides communication, `waits` how host and device wait for
     each other. `telling` is the time that the shares of a CPU training were taken from.
+    `aftermath` is, for `storage` and `evaluation`, the share of the step in slower work after them:
+    a part of theirs.
     """
 
     data: RankData
@@ -130,6 +133,7 @@ class RankFeatures:
     unhidden: Union = EMPTY
     telling: Union = EMPTY
     waits: DeviceWaits = field(default_factory=DeviceWaits)
+    aftermath: dict[str, float] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -368,10 +372,13 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
         divided = divide(trace, phases, (window.start_ns, window.end_ns), roofs, transfers)
         if divided is not None:
             windows.append((window, divided))
-    phases_ns = steady_phases(line)
+    as_measured = steady_phases(line)
+    extra = aftermath(line, as_measured)
+    phases_ns = charged(as_measured, extra)
     overhead = event_overhead(line, windows)
     fractions = host_fractions(windows, overhead)
     means = {phase: float(values.mean()) for phase, values in phases_ns.items()}
+    whole = sum(means.values())
     return RankFeatures(
         data=item.data,
         timeline=line,
@@ -389,6 +396,7 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
             union_of(list(phases.values())),
             union_of([(np.array([w.start_ns]), np.array([w.end_ns])) for w, _ in windows]),
         ),
+        aftermath={phase: float(more.mean()) / whole for phase, more in extra.items()},
     )
 
 

@@ -234,6 +234,11 @@ def _too_little(features: Features) -> str:
         return (
             f"Unknown: the training could not be watched from inside ({_first_line(gap.detail)})."
         )
+    if run.lost_ranks:
+        return (
+            "Unknown: what the training processes recorded is not here: the run's folders rank-… "
+            "are missing."
+        )
     if run.processes:
         text = "Unknown: the command imported torch but took no optimizer step and read no batch."
     else:

@@ -19,6 +19,7 @@ HELPERS = ("chromium", "chrome", "multiprocessing.resource_tracker", "multiproce
 SIDE_BY_SIDE = (
     "test_alike",
     "test_after_step",
+    "test_aftermath",
     "test_compare",
     "test_contradictions",
     "test_corpus_",

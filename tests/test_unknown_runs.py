@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,16 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 model(torch.ones(1, 2)).sum().backward()
 optimizer.step()
 """
+
+SOME_SECONDS = (
+    ONE_STEP
+    + """
+import time
+for _ in range(30):
+    time.sleep(0.1)
+    optimizer.step()
+"""
+)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +64,23 @@ def test_a_run_without_steps_says_what_is_missing(
     assert stored["verdict"]["bound"] == "unknown"
     assert stored["verdict"]["headline"] == headline
     assert headline in done.stderr
+
+
+def test_a_run_whose_rank_folders_are_gone_is_not_said_to_have_taken_no_step(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train.py").write_text(SOME_SECONDS)
+    subprocess.run(
+        [sys.executable, "-m", "boundscope", "run", "-o", "run", "train.py"],
+        cwd=tmp_path, capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    for folder in (tmp_path / "run").glob("rank-*"):
+        shutil.rmtree(folder)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "boundscope", "diagnose", "run"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+
+    assert "the run's folders rank-… are missing" in done.stdout
+    assert "took no optimizer step" not in done.stdout

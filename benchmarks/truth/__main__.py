@@ -1,7 +1,7 @@
 """Measures what each planted cause costs, and holds the verdicts against it.
 
     python -m benchmarks.truth [--quick] [--repeats 1] [--families mlp,cnn] [--causes decode]
-                               [--store] [--write] [--score-only]
+                               [--undecided 15] [--store] [--write] [--score-only]
 
 Plain, every removal, and wrapped runs are interleaved, each in a process of its own. Results go
 to `--results` as they come, and what is there is not measured again: the command can be
@@ -12,6 +12,7 @@ a rule is scored by `--score-only` within two minutes.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import subprocess
@@ -24,13 +25,17 @@ import msgspec
 
 from ..quiet import BUSY_CORES
 from .cases import UNTUNED_FAMILIES, Case, all_cases
-from .judge import by_case, read_timings, score_case
+from .judge import by_case, read_timings, score_case, step_times
 from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure
 from .report import table, write
-from .score import ONLY_HOST, Row
+from .score import ONLY_HOST, Row, savings
 from .store import store
 
 PAGE = ROOT / "docs" / "accuracy.md"
+UNDECIDED = (
+    "measure only the cases whose two best removals, by what was measured so far, are so near each "
+    "other that another run may turn their order; all are scored"
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -40,6 +45,7 @@ def arguments() -> argparse.Namespace:
     add("--families", type=_words, default=[], help="only these, separated by commas")
     add("--causes", type=_words, default=[], help="only these, separated by commas")
     add("--repeats", type=int, default=1, help="of every variant of every case")
+    add("--undecided", type=float, default=0.0, metavar="POINTS", help=UNDECIDED)
     add("--tries", type=int, default=2, help="of a run that other programs disturbed")
     add("--wait", type=float, default=20.0, help="seconds for quiet, before a run is taken again")
     add("--results", type=Path, default=ROOT / ".cache" / "truth")
@@ -62,6 +68,18 @@ def chosen(args: argparse.Namespace) -> list[Case]:
         and (not args.families or case.family in args.families)
         and (not args.causes or case.cause in args.causes)
     ]
+
+
+def undecided(cases: list[Case], timings: list[Timing], points: float) -> list[Case]:
+    """Cases whose two best removals lie within so many points, whatever the verdict on them is."""
+    known = by_case(timings)
+
+    def lead(case: Case) -> float:
+        saved = savings(step_times(known.get(case.name, [])))
+        found = sorted((each.mid for each in saved.values()), reverse=True)
+        return 100 * (found[0] - found[1]) if len(found) > 1 else math.inf
+
+    return [case for case in cases if lead(case) <= points]
 
 
 def measure_all(cases: list[Case], args: argparse.Namespace) -> None:
@@ -144,7 +162,8 @@ def selection(args: argparse.Namespace) -> list[str]:
     words = ["--quick"] if args.quick else []
     words += ["--families", ",".join(args.families)] if args.families else []
     words += ["--causes", ",".join(args.causes)] if args.causes else []
-    return [*words, "--repeats", str(args.repeats)]
+    words += ["--repeats", str(args.repeats)]
+    return [*words, *(["--undecided", f"{args.undecided:g}"] if args.undecided else [])]
 
 
 def _processor() -> str:
@@ -162,7 +181,9 @@ def main() -> int:
             print(f"{case.name:40} {case.script} {' '.join(case.arguments)}  [{case.removals}]")
         return 0
     if not args.score_only:
-        measure_all(cases, args)
+        before = read_timings(args.results / "results.jsonl") if args.undecided else []
+        some = undecided(cases, before, args.undecided) if args.undecided else cases
+        measure_all(some, args)
     rows = score_all(cases, args)
     timings = read_timings(args.results / "results.jsonl")
     text = table(rows, facts(rows, timings, args))

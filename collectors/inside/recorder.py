@@ -17,8 +17,9 @@ from ..writer import Clock, RecordWriter
 from .facts import leave_note
 from .manners import UnseenThread
 
-FLUSH_PERIOD_S = 0.25
-"""At most this much is lost when the process is killed; the promise is one second."""
+FLUSH_PERIOD_S = 0.5
+"""At most this much is lost when the process is killed; the promise is one second. While a flush
+holds the interpreter the training waits, and most of what it takes is the same for few records."""
 
 MAX_BUFFERED_SPANS = 100_000
 """Beyond this many spans unwritten (a disk that hangs) the oldest are dropped: 20 MB are enough."""

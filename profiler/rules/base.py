@@ -13,6 +13,7 @@ from ..features import Features, RankFeatures
 from ..hot_lines import HotLine
 from ..lanes import replay_of
 from ..recorded_facts import MAX_CORES, first_number
+from ..text import percent
 from ..trace.host import OpTime
 from ..whatif import Removal, Replay
 
@@ -234,6 +235,18 @@ def _warmed(saving: Saving, gain: float) -> Saving:
     """The saving with an upper end that lets the rest of the step get faster by `gain`."""
     high = 1 - (1 - saving.mid) * (1 - gain)
     return Saving(saving.low, saving.mid, round(min(0.99, max(saving.high, high)), 4))
+
+
+def aftermath_evidence(rank: RankFeatures, slot: Slot, event: str) -> list[Evidence]:
+    """What the work behind an event takes longer, where that shows."""
+    share = rank.aftermath.get(slot, 0.0)
+    if share <= 0:
+        return []
+    text = (
+        f"the steps behind {event} work longer than the others, with cold caches and a busy disk: "
+        f"{percent(share)} of the steady time more"
+    )
+    return [Evidence(text, f"{slot}.aftermath_share", round(share, 4), "share", "steps")]
 
 
 def removable(ops: list[OpTime], share: float) -> float:

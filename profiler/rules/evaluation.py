@@ -6,7 +6,7 @@ from ...collectors.records import SpanKind
 from ..diagnosis import Evidence, Finding, Fix, Place
 from ..features import RankFeatures
 from ..text import duration, percent
-from .base import MIN_SHARE, Evidenced
+from .base import MIN_SHARE, Evidenced, aftermath_evidence
 
 FINDINGS = ("frequent-evaluation",)
 
@@ -26,9 +26,10 @@ def find(case: Evidenced) -> list[Finding]:
         index = int(rank.data.spans.of(SpanKind.EVAL_LOADER).detail[0])
         loop = rank.data.site("loader", index)
         where = [] if loop is None else [Place(rank=rank.rank, file=loop.file, line=loop.line)]
+    took = share - rank.aftermath.get("evaluation", 0.0)
     evidence = [
         Evidence(
-            f"validation ran for {duration(seconds)} in {steps:,} steps: {percent(share)} of the "
+            f"validation ran for {duration(seconds)} in {steps:,} steps: {percent(took)} of the "
             "steady time",
             "evaluation.seconds",
             round(seconds, 4),
@@ -41,6 +42,7 @@ def find(case: Evidenced) -> list[Finding]:
         every = max(1, round(int(rank.timeline.steady.sum()) / times))
         text = f"it runs about every {every:,} steps"
         evidence.append(Evidence(text, "evaluation.every_steps", every, "steps", "steps"))
+    evidence += aftermath_evidence(rank, "evaluation", "it")
     # At a share s now, half as often leaves s / 2 of the old time: the gain of one setting.
     fixes = [
         Fix(

@@ -10,7 +10,7 @@ from ...collectors.records import SpanKind
 from ..diagnosis import Evidence, Finding, Fix, Place
 from ..run.load import Int64
 from ..text import duration, percent
-from .base import MIN_SHARE, Evidenced
+from .base import MIN_SHARE, Evidenced, aftermath_evidence
 
 FINDINGS = ("checkpoint-in-loop",)
 
@@ -43,10 +43,11 @@ def find(case: Evidenced) -> list[Finding]:
         for site in sites
         if site is not None
     ]
+    took = share - rank.aftermath.get("storage", 0.0)
     evidence = [
         Evidence(
             f"{len(seconds)} writes of a median {duration(float(np.median(seconds)))} took "
-            f"{percent(share)} of the steady time",
+            f"{percent(took)} of the steady time",
             "storage.save_s",
             round(float(np.median(seconds)), 6),
             "s",
@@ -59,6 +60,7 @@ def find(case: Evidenced) -> list[Finding]:
             "steps",
             "steps",
         ),
+        *aftermath_evidence(rank, "storage", "a write"),
     ]
     fixes = [
         Fix(

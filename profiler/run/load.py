@@ -188,6 +188,12 @@ class Run:
         said = [rank.world_size for rank in self.ranks if rank.world_size]
         return max([*said, len(self.ranks)])
 
+    @property
+    def lost_ranks(self) -> bool:
+        """Whether collectors beside saw ranks at work, and no rank's folder is here."""
+        seen = any(name.startswith("rank.") for table in self.metrics for name in table.series)
+        return seen and not self._recorded
+
     @cached_property
     def metrics(self) -> list[MetricTable]:
         """Samples of the collectors beside the training."""
