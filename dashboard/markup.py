@@ -67,9 +67,39 @@ STYLE = """<style>
 .bs-src{font-family:"Source Code Pro",ui-monospace,monospace;font-size:.82rem;white-space:pre;
  overflow-x:auto;border-radius:.4rem;padding:.5rem .7rem;
  background:color-mix(in srgb,currentColor 7%,transparent)}
+.bs-code{position:relative;margin:.35rem 0 .5rem}
+.bs-code pre{font-family:"Source Code Pro",ui-monospace,monospace;font-size:.82rem;margin:0;
+ white-space:pre-wrap;overflow-wrap:anywhere;border-radius:.4rem;padding:.6rem 4.6rem .6rem .8rem;
+ background:color-mix(in srgb,currentColor 7%,transparent);color:inherit}
+.bs-copy{position:absolute;top:.35rem;right:.4rem;font:inherit;font-size:.76rem;cursor:pointer;
+ color:inherit;background:color-mix(in srgb,currentColor 10%,transparent);border-radius:.3rem;
+ border:1px solid color-mix(in srgb,currentColor 28%,transparent);padding:.05rem .5rem}
+.bs-copy:hover{background:color-mix(in srgb,currentColor 20%,transparent)}
+.st-key-copying{display:none}
 .bs-src mark{background:color-mix(in srgb,var(--c) 38%,transparent);color:inherit}
 </style>"""
 """The style sheet, sent once a page. Colours other than the slots' follow the page's own text."""
+
+COPYING = """<script>
+if (!window.bsCopying) {
+  window.bsCopying = true;
+  document.addEventListener('click', async (event) => {
+    const button = event.target.closest('.bs-copy');
+    if (!button) return;
+    const code = button.parentElement.querySelector('pre');
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = 'Copied';
+    } catch {
+      getSelection().selectAllChildren(code);
+      button.textContent = 'Selected';
+    }
+    setTimeout(() => { button.textContent = 'Copy'; }, 2000);
+  });
+}
+</script>"""
+"""Lets the buttons of `code` copy; where the browser forbids that, they select. It is constant: no
+word of a run is ever in a script."""
 
 WARN, ERROR, ACCENT = "#e69f00", "#d55e00", "#2e78b5"
 
@@ -195,6 +225,15 @@ def source(lines: Sequence[tuple[int, str]], marked: int, colour: str) -> str:
         row = f"{number:>5}  {escape(text)}"
         rows.append(f"<mark>{row}</mark>" if number == marked else row)
     return f'<div class="bs-src" style="--c:{colour}">' + "\n".join(rows) + "</div>"
+
+
+def code(text: str) -> str:
+    """Return lines to copy, with a button for it. Streamlit's own block for code takes 1.5 MB of
+    script, which colours what it shows."""
+    return (
+        f'<div class="bs-code"><pre><code>{escape(text)}</code></pre>'
+        '<button class="bs-copy" type="button">Copy</button></div>'
+    )
 
 
 def note(text: str, hint: str = "", slug: str = "", colour: str = WARN) -> str:

@@ -302,6 +302,12 @@ def html(text: str) -> None:
     st.html(text)
 
 
+def let_copy() -> None:
+    """Let the buttons beside code copy it: once a page that has some."""
+    with st.container(key="copying"):
+        st.html(markup.COPYING, unsafe_allow_javascript=True)
+
+
 def page_of_run(view: Callable[[Source], None]) -> Callable[[], None]:
     """Make a page of a view that needs a run; without one, or with a bad one, it says so."""
 

@@ -151,6 +151,22 @@ def test_names_from_a_run_are_text_in_the_browser(wide: Watched) -> None:
     assert wide.foreign == []
 
 
+def test_a_snippet_is_copied_by_keyboard_as_it_stands(wide: Watched) -> None:
+    # Given
+    page = wide.open("verdict", run="slow")
+    wide.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    snippet = page.locator(".bs-code pre").first.evaluate("e => e.textContent")
+
+    # When
+    tab_to(page, "e.matches('.bs-copy')")
+    page.keyboard.press("Enter")
+
+    # Then
+    page.locator(".bs-copy", has_text="Copied").wait_for(timeout=WAIT_MS)
+    assert page.evaluate("navigator.clipboard.readText()") == snippet
+    assert "\n" in snippet or "=" in snippet
+
+
 def test_a_page_is_reached_from_the_list_by_keyboard_and_keeps_the_run_in_its_address(
     wide: Watched,
 ) -> None:

@@ -45,6 +45,8 @@ def arguments() -> argparse.Namespace:
     add("--families", type=_words, default=[], help="only these, separated by commas")
     add("--causes", type=_words, default=[], help="only these, separated by commas")
     add("--repeats", type=int, default=1, help="of every variant of every case")
+    add("--first-repeat", type=int, default=0, metavar="N", help="its number, 0 unless told")
+    add("--variants", type=_words, default=[], help="only these: plain,compute")
     add("--undecided", type=float, default=0.0, metavar="POINTS", help=UNDECIDED)
     add("--tries", type=int, default=2, help="of a run that other programs disturbed")
     add("--wait", type=float, default=20.0, help="seconds for quiet, before a run is taken again")
@@ -89,9 +91,10 @@ def measure_all(cases: list[Case], args: argparse.Namespace) -> None:
     done = {(t.case, t.variant, t.repeat) for t in read_timings(file) if not t.error}
     todo = [
         (case, variant, repeat)
-        for repeat in range(args.repeats)
+        for repeat in range(args.first_repeat, args.first_repeat + args.repeats)
         for case in cases
         for variant in variants(case)
+        if variant in (args.variants or [variant])
         if (case.name, variant, repeat) not in done
     ]
     started, patience = time.monotonic(), Patience(args.tries, args.wait)

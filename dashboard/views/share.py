@@ -129,7 +129,8 @@ def _show(made: _Made) -> None:
         if manifest.kept:
             state.html(markup.note(f"Not redacted: {', '.join(manifest.kept)}."))
     state.html(markup.heading("Text for the issue"))
-    st.code(made.markdown, language="markdown", wrap_lines=True)
+    state.html(markup.code(made.markdown))
+    state.let_copy()
 
 
 def _redactions(manifest: BundleManifest) -> list[tuple[str, str]]:

@@ -141,7 +141,7 @@ def _fixes(finding: Finding) -> None:
     for fix in finding.fixes:
         state.html(markup.fix(fix.title, fix.detail))
         if fix.snippet:
-            st.code(fix.snippet, language=None, wrap_lines=True)
+            state.html(markup.code(fix.snippet))
 
 
 def _doubts(diagnosis: Diagnosis) -> None:
@@ -180,7 +180,7 @@ def _more(source: Source, diagnosis: Diagnosis) -> None:
         head = ("finding", "quantity", "value", "source")
         state.html(markup.table(head, rows) if rows else markup.paragraph("None."))
     with st.expander("As text, to paste into an issue"):
-        st.code(to_markdown(diagnosis), language=None, wrap_lines=True)
+        state.html(markup.code(to_markdown(diagnosis)))
     environment = state.run(source).manifest.environment
     if environment:
         with st.expander("Environment of the run"):
@@ -190,6 +190,7 @@ def _more(source: Source, diagnosis: Diagnosis) -> None:
                 for name, value in values.items()
             ]
             state.html(markup.table(("group", "name", "value"), facts))
+    state.let_copy()
 
 
 def _quantity(value: float, unit: str) -> str:
