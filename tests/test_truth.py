@@ -110,8 +110,16 @@ def test_too_few_steps_have_no_step_time() -> None:
     assert measure.step_ms([0.0, 1.0, 2.0]) == 0.0
 
 
+def numbered(*times: float) -> dict[int, float]:
+    return dict(enumerate(times))
+
+
 def test_savings_are_medians_over_repeats_with_their_spread() -> None:
-    times = {"plain": [100.0, 110.0, 90.0], "input": [50.0, 44.0, 63.0], "wrapped": [101.0]}
+    times = {
+        "plain": numbered(100.0, 110.0, 90.0),
+        "input": numbered(50.0, 44.0, 63.0),
+        "wrapped": numbered(101.0),
+    }
 
     found = score.savings(times)
 
@@ -119,6 +127,18 @@ def test_savings_are_medians_over_repeats_with_their_spread() -> None:
     assert list(found) == ["input"]
     assert found["input"].mid == pytest.approx(0.5)
     assert (found["input"].low, found["input"].high) == pytest.approx((0.3, 0.6))
+
+
+def test_a_removal_is_held_against_the_plain_run_of_its_own_repeat() -> None:
+    # Given a machine that was half as fast when arithmetic was removed
+    times = {"plain": {0: 100.0, 3: 200.0}, "compute": {3: 150.0}, "input": {7: 10.0}}
+
+    found = score.savings(times)
+
+    # Then: 1 - 150/200; for input there is no plain run to compare with
+    assert list(found) == ["compute"]
+    assert found["compute"].mid == pytest.approx(0.25)
+    assert found["compute"].repeats == 1
 
 
 @pytest.mark.parametrize(
@@ -299,8 +319,14 @@ def test_what_is_stored_shows_no_folder_and_no_name_of_the_machine(tmp_path: Pat
 
 
 def test_what_is_left_when_only_the_host_works_is_what_it_would_save() -> None:
-    found = score.savings({"plain": [10.0, 12.0], "only-host": [1.0, 1.5], "input": [9.0, 9.0]})
+    times = {
+        "plain": numbered(10.0, 12.0),
+        "only-host": numbered(1.0, 1.5),
+        "input": numbered(9.0, 9.0),
+    }
 
-    assert found["host"].mid == pytest.approx(1.25 / 11, abs=1e-4)
-    assert found["input"].mid == pytest.approx(1 - 9 / 11, abs=1e-4)
+    found = score.savings(times)
+
+    assert found["host"].mid == pytest.approx((0.1 + 0.125) / 2, abs=1e-4)
+    assert found["input"].mid == pytest.approx((0.1 + 0.25) / 2, abs=1e-4)
     assert "only-host" not in found

@@ -334,7 +334,7 @@ def all_cases() -> list[Case]:
     for family in HEALTHY:
         quick = family == QUICK_HEALTHY
         rest = {"kind": "healthy", "bound": "", "quick": quick}
-        rest["only_host"] = not family.startswith("ddp")
+        rest["only_host"] = True
         cases.append(_case(family, "plain", "", (*RIVALS[family], "input"), **rest))
     for family, cause, options, bounds in TWO_CAUSES:
         removals = (*bounds, "compute")

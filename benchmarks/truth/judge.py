@@ -17,7 +17,7 @@ from boundscope.profiler.run.load import load_run
 from .baselines import largest_utilisation, phase_shares
 from .cases import Case
 from .measure import FAMILIES, ROOT, WRAPPED, Timing
-from .score import Answer, Row, row_of, savings
+from .score import Answer, Row, StepTimes, row_of, savings
 
 MARK = re.compile(r"# planted: ([\w, -]+)")
 SHARED_SCRIPTS = ("job.py", "samples.py")
@@ -41,12 +41,12 @@ def by_case(timings: list[Timing]) -> dict[str, list[Timing]]:
     return found
 
 
-def step_times(timings: list[Timing]) -> dict[str, list[float]]:
-    """Step times per variant, in the order of the repeats."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for timing in sorted(timings, key=lambda timing: timing.repeat):
+def step_times(timings: list[Timing]) -> StepTimes:
+    """Step times, ms, per variant and number of the repeat."""
+    found: StepTimes = defaultdict(dict)
+    for timing in timings:
         if timing.step_ms and not timing.error:
-            found[timing.variant].append(timing.step_ms)
+            found[timing.variant][timing.repeat] = timing.step_ms
     return found
 
 

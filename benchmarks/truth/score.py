@@ -29,6 +29,10 @@ GROWTH = "growth"
 """What the name of a finding holds that warns of memory that grows from step to step."""
 
 
+StepTimes = dict[str, dict[int, float]]
+"""Variant to number of the repeat to step time, ms."""
+
+
 class Saved(msgspec.Struct, frozen=True):
     """What a removal saved, share of the plain step time, and how often that was measured."""
 
@@ -71,20 +75,23 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     baselines: dict[str, tuple[bool, float]] = {}
 
 
-def savings(timings: dict[str, list[float]]) -> dict[str, Saved]:
-    """Per removed bound what it saved: medians over repeats, and the spread over their pairs."""
-    plain = timings.get("plain", [])
+def savings(timings: StepTimes) -> dict[str, Saved]:
+    """Per removed bound what it saved: the median over repeats, each against its own plain run.
+
+    The machine's pace changes within minutes: runs that followed one another are compared.
+    """
+    plain = timings.get("plain", {})
     found = {}
     for variant, times in timings.items():
-        if variant in ("plain", "wrapped") or not times or not plain:
+        if variant in ("plain", "wrapped"):
             continue
         bound, saved = variant, _removed
         if variant == ONLY_HOST:
             bound, saved = "host", _left
-        mid = saved(statistics.median(plain), statistics.median(times))
-        pairs = [saved(before, after) for before, after in zip(plain, times, strict=False)]
-        low, high = min([*pairs, mid]), max([*pairs, mid])
-        found[bound] = Saved(round(mid, 4), round(low, 4), round(high, 4), len(times))
+        pairs = [saved(plain[repeat], times[repeat]) for repeat in times if repeat in plain]
+        if pairs:
+            each = (statistics.median(pairs), min(pairs), max(pairs))
+            found[bound] = Saved(*(round(value, 4) for value in each), len(pairs))
     return found
 
 

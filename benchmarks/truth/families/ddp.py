@@ -14,7 +14,7 @@ from samples import sample_maker
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from transformer import Block
+from transformer import HEADS, Block
 
 ROWS = 2048
 
@@ -69,13 +69,14 @@ def ends_of_the_slower(ends: list[float]) -> list[float]:
 def train(args: argparse.Namespace, rank: int) -> None:
     job = Job(args)
     model_class = Encoder if args.attention else Tower
-    core = model_class(args.width, args.depth)
+    width = max(1, int(args.width * args.size) // HEADS) * HEADS
+    core = model_class(width, args.depth)
     if job.without("compute"):
         without_arithmetic(core)
     model = DistributedDataParallel(core, bucket_cap_mb=args.bucket_mb)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     exchange = model.no_sync if job.without("network") else contextlib.nullcontext
-    make = sample_maker(torch.randn(ROWS, args.width), torch.randn(ROWS))
+    make = sample_maker(torch.randn(ROWS, width), torch.randn(ROWS))
     rows = rows_of(args, rank, job.without("imbalance"))
     for step, (x, y, *_) in enumerate(job.batches(make, rows, whole=True)):
         with exchange():

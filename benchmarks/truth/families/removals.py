@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
 VALUE, GRADIENT = 0.01, 1e-6
 """What is written: numbers that no later layer makes infinite or denormal."""
 
