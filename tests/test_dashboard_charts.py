@@ -237,6 +237,14 @@ def test_roofs_of_one_height_are_one_line_with_both_names() -> None:
     assert names == ["memory", "fp32", "bf16, fp16"]
 
 
+def test_the_names_of_the_outermost_ops_run_towards_the_middle() -> None:
+    made = roofline([bubble(1.0), bubble(31.0), bubble(1_000.0)], [], dark=True)
+
+    assert made is not None
+    sides = [side for trace in made.data for side in trace.textposition]
+    assert sides == ["bottom right", "bottom center", "bottom left"]
+
+
 @pytest.mark.parametrize(("intensity", "place"), [(1_000.0, "top left"), (10.0, "top right")])
 def test_the_name_of_a_roof_stands_where_no_slope_crosses_it(intensity: float, place: str) -> None:
     # Given: the slope meets the roof at 100 FLOP/byte; the plot ends four times beyond the op

@@ -167,7 +167,7 @@ def test_the_page_shows_what_is_in_the_bundle_what_was_redacted_and_the_text(
     assert not shown.exception
     assert "steps of rank 0" in texts(shown)
     assert "hosts in host names, e.g. host-1" in texts(shown)
-    assert "PyTorch version:" in shown.code[0].value
+    assert "PyTorch version:" in texts(shown)
 
 
 def test_what_is_not_redacted_is_said(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

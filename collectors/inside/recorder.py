@@ -21,6 +21,9 @@ FLUSH_PERIOD_S = 0.5
 """At most this much is lost when the process is killed; the promise is one second. While a flush
 holds the interpreter the training waits, and most of what it takes is the same for few records."""
 
+EARLY_PERIOD_S, EARLY_S = 0.25, 5.0
+"""In its first seconds more often: of a run that ends soon half a second is much."""
+
 MAX_BUFFERED_SPANS = 100_000
 """Beyond this many spans unwritten (a disk that hangs) the oldest are dropped: 20 MB are enough."""
 
@@ -130,13 +133,15 @@ class Recorder:
         self._wake.set()
 
     def _run(self) -> None:
-        due = time.monotonic() + FLUSH_PERIOD_S
+        early_until = time.monotonic() + EARLY_S
+        due = time.monotonic() + EARLY_PERIOD_S
         while not self._stopping:
             self._wake.wait(0.01 if self.short_sleep else max(0.0, due - time.monotonic()))
             self._wake.clear()
             if time.monotonic() >= due:
                 self.flush()
-                due = time.monotonic() + FLUSH_PERIOD_S
+                now = time.monotonic()
+                due = now + (EARLY_PERIOD_S if now < early_until else FLUSH_PERIOD_S)
             for callback in list(self.every_flush):
                 try:
                     callback()

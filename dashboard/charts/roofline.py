@@ -27,6 +27,9 @@ CLEAR_OF_SLOPES = 4.0
 ROOM = 4.0
 """The axes end this factor beyond the outermost op."""
 
+OUTER = 1 / 3
+"""Part of the axis at each end in which a name under the middle of its op could be cut off."""
+
 
 def roofline(rows: Sequence[OpRow], roofs: Sequence[Roof], *, dark: bool) -> go.Figure | None:
     """Return the plot, both axes logarithmic; None when no op has a known intensity and rate."""
@@ -41,8 +44,8 @@ def roofline(rows: Sequence[OpRow], roofs: Sequence[Roof], *, dark: bool) -> go.
     tops = [roof.rate for roof in roofs if not roof.is_bandwidth]
     top = max([*ys, *tops]) * 2
     _roofs(made, roofs, (low, high), dark=dark)
-    _bubbles(made, placed, dark=dark)
     span = (math.log10(low), math.log10(high))
+    _bubbles(made, placed, span, dark=dark)
     made.update_xaxes(
         type="log",
         range=list(span),
@@ -106,7 +109,9 @@ def _named_once(roofs: Sequence[Roof]) -> list[Roof]:
     return found
 
 
-def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:
+def _bubbles(
+    made: go.Figure, rows: Sequence[OpRow], span: tuple[float, float], *, dark: bool
+) -> None:
     colours = slot_colours(dark=dark)
     largest = max(row.self_ms for row in rows)
     named = _named(rows)
@@ -126,11 +131,18 @@ def _bubbles(made: go.Figure, rows: Sequence[OpRow], *, dark: bool) -> None:
                 ],
             },
             text=[short(row.name, 24) if id(row) in named else "" for row in mine],
-            textposition="bottom center",
+            textposition=[_beside(row, span) for row in mine],
             textfont={"size": 11},
             customdata=[_hover(row) for row in mine],
             hovertemplate="%{customdata}<extra></extra>",
         )
+
+
+def _beside(row: OpRow, span: tuple[float, float]) -> str:
+    """Return where an op's name stands: near an end of the axis it runs towards the middle."""
+    part = (math.log10(row.intensity or 1.0) - span[0]) / (span[1] - span[0])
+    side = "right" if part < OUTER else "left" if part > 1 - OUTER else "center"
+    return f"bottom {side}"
 
 
 def _named(rows: Sequence[OpRow]) -> set[int]:
