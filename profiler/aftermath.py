@@ -50,8 +50,7 @@ def aftermath(line: Timeline, phases_ns: dict[str, Float]) -> dict[str, Float]:
         since = _since(at, len(work))
         extra = _extra(work, since, calm, int(np.median(np.diff(at))))
         if extra.any():
-            limit = np.where(calm, MAX_PART * work, 0.0)
-            found[phase] = np.minimum(extra, limit)
+            found[phase] = np.minimum(extra, MAX_PART * work)
     return found
 
 

@@ -52,9 +52,9 @@ def test_moved_time_leaves_a_steps_sum_as_it_is() -> None:
     assert all((values >= 0).all() for values in phases.values())
 
 
-@pytest.mark.parametrize("seed_noise_ms", [0.2, 2.0, 6.0])
-def test_alike_steps_have_no_aftermath(seed_noise_ms: float) -> None:
-    line = saving(noise_ms=seed_noise_ms)
+@pytest.mark.parametrize("noise_ms", [0.2, 2.0, 6.0])
+def test_alike_steps_have_no_aftermath(noise_ms: float) -> None:
+    line = saving(noise_ms=noise_ms)
 
     extra = aftermath(line, line.phase_ns)
 

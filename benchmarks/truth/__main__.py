@@ -184,8 +184,10 @@ def main() -> int:
             print(f"{case.name:40} {case.script} {' '.join(case.arguments)}  [{case.removals}]")
         return 0
     if not args.score_only:
-        before = read_timings(args.results / "results.jsonl") if args.undecided else []
-        some = undecided(cases, before, args.undecided) if args.undecided else cases
+        some = cases
+        if args.undecided:
+            known = read_timings(args.results / "results.jsonl")
+            some = undecided(cases, known, args.undecided)
         measure_all(some, args)
     rows = score_all(cases, args)
     timings = read_timings(args.results / "results.jsonl")

@@ -333,8 +333,7 @@ def all_cases() -> list[Case]:
     cases = [case for one in PLANTED for case in _planted(one)]
     for family in HEALTHY:
         quick = family == QUICK_HEALTHY
-        rest = {"kind": "healthy", "bound": "", "quick": quick}
-        rest["only_host"] = True
+        rest = {"kind": "healthy", "bound": "", "quick": quick, "only_host": True}
         cases.append(_case(family, "plain", "", (*RIVALS[family], "input"), **rest))
     for family, cause, options, bounds in TWO_CAUSES:
         removals = (*bounds, "compute")

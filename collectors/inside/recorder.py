@@ -19,7 +19,7 @@ from .manners import UnseenThread
 
 FLUSH_PERIOD_S = 0.5
 """At most this much is lost when the process is killed; the promise is one second. While a flush
-holds the interpreter the training waits, and most of what it takes is the same for few records."""
+holds the interpreter, the training waits."""
 
 EARLY_PERIOD_S, EARLY_S = 0.25, 5.0
 """In its first seconds more often: of a run that ends soon half a second is much."""

@@ -94,6 +94,10 @@ class Evidenced:
         scores["imbalance"] = max(0.0, scores["imbalance"])
         return scores
 
+    def aftermath(self, slot: str) -> float:
+        """The part of a slot's score that is slower work behind its events, mean over the ranks."""
+        return float(np.mean([rank.aftermath.get(slot, 0.0) for rank in self.features.ranks]))
+
     @property
     def cores(self) -> int:
         """Cores that the job may use on a host; 1 where nothing is recorded."""
@@ -237,13 +241,12 @@ def _warmed(saving: Saving, gain: float) -> Saving:
     return Saving(saving.low, saving.mid, round(min(0.99, max(saving.high, high)), 4))
 
 
-def aftermath_evidence(rank: RankFeatures, slot: Slot, event: str) -> list[Evidence]:
-    """What the work behind an event takes longer, where that shows."""
-    share = rank.aftermath.get(slot, 0.0)
+def aftermath_evidence(share: float, slot: Slot, event: str) -> list[Evidence]:
+    """That the work behind an event takes longer, where that shows: `share` of the step."""
     if share <= 0:
         return []
     text = (
-        f"the steps behind {event} work longer than the others, with cold caches and a busy disk: "
+        f"the steps behind {event} work longer than the others: "
         f"{percent(share)} of the steady time more"
     )
     return [Evidence(text, f"{slot}.aftermath_share", round(share, 4), "share", "steps")]

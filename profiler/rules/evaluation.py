@@ -26,11 +26,11 @@ def find(case: Evidenced) -> list[Finding]:
         index = int(rank.data.spans.of(SpanKind.EVAL_LOADER).detail[0])
         loop = rank.data.site("loader", index)
         where = [] if loop is None else [Place(rank=rank.rank, file=loop.file, line=loop.line)]
-    took = share - rank.aftermath.get("evaluation", 0.0)
+    behind = case.aftermath("evaluation")
     evidence = [
         Evidence(
-            f"validation ran for {duration(seconds)} in {steps:,} steps: {percent(took)} of the "
-            "steady time",
+            f"validation ran for {duration(seconds)} in {steps:,} steps: "
+            f"{percent(share - behind)} of the steady time",
             "evaluation.seconds",
             round(seconds, 4),
             "s",
@@ -42,7 +42,7 @@ def find(case: Evidenced) -> list[Finding]:
         every = max(1, round(int(rank.timeline.steady.sum()) / times))
         text = f"it runs about every {every:,} steps"
         evidence.append(Evidence(text, "evaluation.every_steps", every, "steps", "steps"))
-    evidence += aftermath_evidence(rank, "evaluation", "it")
+    evidence += aftermath_evidence(behind, "evaluation", "it")
     # At a share s now, half as often leaves s / 2 of the old time: the gain of one setting.
     fixes = [
         Fix(

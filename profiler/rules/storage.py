@@ -43,11 +43,11 @@ def find(case: Evidenced) -> list[Finding]:
         for site in sites
         if site is not None
     ]
-    took = share - rank.aftermath.get("storage", 0.0)
+    behind = case.aftermath("storage")
     evidence = [
         Evidence(
             f"{len(seconds)} writes of a median {duration(float(np.median(seconds)))} took "
-            f"{percent(took)} of the steady time",
+            f"{percent(share - behind)} of the steady time",
             "storage.save_s",
             round(float(np.median(seconds)), 6),
             "s",
@@ -60,7 +60,7 @@ def find(case: Evidenced) -> list[Finding]:
             "steps",
             "steps",
         ),
-        *aftermath_evidence(rank, "storage", "a write"),
+        *aftermath_evidence(behind, "storage", "a write"),
     ]
     fixes = [
         Fix(
