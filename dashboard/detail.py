@@ -67,7 +67,6 @@ def _body(source: Source, line: Timeline) -> None:
     python = any(lane.what == "python" for lane in every.lanes) and st.toggle(
         "Python functions", key="detail-python"
     )
-    zoom.take_drag(NS_PER_MS, whole[0])
     span = zoom.span
     _draw(every, zoom, python=python)
     took = milliseconds((whole[1] - whole[0]) * 1e-6)
@@ -101,11 +100,4 @@ def _draw(every: Lanes, zoom: Zoom, *, python: bool) -> None:
     figure = lanes(every, shown, boxes, span, zoom.whole[0], dark=state.is_dark())
     kinds = sorted({every.kinds[name] for name in boxes.name.tolist() if name >= 0})
     state.html(markup.kind_legend(kinds, dark=state.is_dark()))
-    st.plotly_chart(
-        figure,
-        width="stretch",
-        key=zoom.figure_key,
-        on_select="rerun",
-        selection_mode="box",
-        config={"displaylogo": False, "displayModeBar": False},
-    )
+    state.charts(figure, zoom.figure_key, on_drag=zoom.dragged(NS_PER_MS, zoom.whole[0]))

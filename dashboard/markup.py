@@ -47,6 +47,11 @@ STYLE = """<style>
 .bs-table td,.bs-table th{padding:.35rem .6rem .35rem 0;vertical-align:top;
  border-bottom:1px solid color-mix(in srgb,currentColor 16%,transparent)}
 .bs-table td:first-child{min-width:5rem;overflow-wrap:normal}
+.bs-scroll{overflow-x:auto}
+.bs-figures td,.bs-figures th{white-space:nowrap}
+.bs-figures td{font-variant-numeric:tabular-nums;padding:.2rem 1.2rem .2rem 0}
+.bs-pick{background:none;border:0;padding:0;color:inherit;font:inherit;cursor:pointer;
+ text-decoration:underline;text-underline-offset:.2em}
 .bs-thin{height:.32rem;max-width:16rem;margin:.25rem 0 .35rem}
 .bs-list{margin:.1rem 0 .3rem;padding-left:1.15rem}
 .bs-list li{margin:.16rem 0}
@@ -216,6 +221,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="bs"><table class="bs-table"><tr>{top}</tr>{body}</table></div>'
+
+
+def picks(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table whose first cells, numbers, are buttons that choose them (static/pick.js)."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0]) if rows else ""
+    body = []
+    for row in rows:
+        first, *rest = (escape(cell) for cell in row.values())
+        button = (
+            f'<button class="bs-pick" data-pick="{first}" title="Show it below">{first}</button>'
+        )
+        body.append(f"<tr><td>{button}</td>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>")
+    table = f'<table class="bs-table bs-figures"><tr>{head}</tr>{"".join(body)}</table>'
+    return f'<div class="bs bs-scroll">{table}</div>'
 
 
 def source(lines: Sequence[tuple[int, str]], marked: int, colour: str) -> str:

@@ -10,7 +10,7 @@ import streamlit as st
 from PIL import Image
 
 from ..profiler.report.colours import SLOT_COLOURS
-from . import markup, state
+from . import browser, markup, state
 from .views import compare, memory, ops, ranks, runs, share, stacks, timeline, verdict
 
 Page = tuple[str, str, str, Callable[[], None]]
@@ -51,10 +51,11 @@ def main() -> None:
     again = st.Page(runs.page, title="Runs", url_path="runs")
     chosen = st.navigation([*made.values(), again], position="hidden")
     state.html(markup.STYLE)
-    with state.charts_loaded(wanted=chosen.url_path in CHARTED):
-        _side_bar(made)
-        st.session_state["pages"] = made
-        chosen.run()
+    if chosen.url_path in CHARTED:
+        browser.fetch_library()
+    _side_bar(made)
+    st.session_state["pages"] = made
+    chosen.run()
 
 
 def _icon() -> Image.Image:

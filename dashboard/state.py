@@ -7,10 +7,10 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -28,7 +28,8 @@ from ..profiler.run.manifest import read_manifest
 from ..profiler.run.status import effective_status
 from ..profiler.tables.steps import StepSeries, step_series
 from ..profiler.timeline import Timeline, build_timeline
-from . import markup, upload
+from . import browser, markup, upload
+from .charts.base import theme
 
 LISTING_TTL_S = 3
 """How long the list of runs is kept: a new run shows up after so many seconds."""
@@ -38,8 +39,6 @@ KEPT_RUNS = 8
 MIN_AGE_S = 2.0
 MAX_SHARE = 0.25
 """Reading a run that goes on takes at most this share of the time: it trains on this machine."""
-
-Selectable = Literal["points", "box"]
 
 MAX_DIGITS = 10
 """No run has a step or a rank of more digits; Python refuses to read numbers of thousands."""
@@ -349,44 +348,16 @@ def _no_such_run(key: str | None) -> None:
 
 
 def charts(
-    figure: object, key: str, *, bar: bool = False, select: tuple[Selectable, ...] = ()
+    made: go.Figure,
+    key: str,
+    *,
+    bar: bool = False,
+    on_drag: browser.Dragged | None = None,
+    on_click: browser.Clicked | None = None,
 ) -> None:
-    """Show a Plotly figure over the full width.
-
-    `bar` adds zoom and picture buttons on hover; `select` names what can be selected, "points" or
-    a "box": what was is in the session under `key`.
-    """
-    config = {"displaylogo": False, "displayModeBar": "hover" if bar else False}
-    if select:
-        st.plotly_chart(
-            figure,
-            width="stretch",
-            key=key,
-            config=config,
-            on_select="rerun",
-            selection_mode=select,
-        )
-    else:
-        st.plotly_chart(figure, width="stretch", key=key, config=config)
-
-
-@contextlib.contextmanager
-def charts_loaded(*, wanted: bool) -> Iterator[None]:
-    """Let the browser load what draws figures, 5 MB of script, while the page is being made.
-
-    Once a session; a figure without data, which nobody sees, asks for it and goes again.
-    """
-    place = st.empty()
-    if not wanted or "charts-loaded" in st.session_state:
-        yield
-        return
-    with place.container(key="load-charts"):
-        st.plotly_chart(go.Figure(), key="no-chart")
-    try:
-        yield
-    finally:
-        place.empty()
-        st.session_state["charts-loaded"] = True
+    """Show a Plotly figure in the page's colours (see `browser.show_figure`)."""
+    template = theme(dark=is_dark())
+    browser.show_figure(made, key, template, bar=bar, on_drag=on_drag, on_click=on_click)
 
 
 def short_name(source: Source, name: str) -> str:

@@ -5,6 +5,7 @@ The buttons are the keyboard's way to what the mouse does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import streamlit as st
@@ -39,24 +40,19 @@ class Zoom:
 
     @property
     def figure_key(self) -> str:
-        """The name of the figure: another one for each part, since a drag belongs to its own.
+        """The name of the figure: each part is drawn into the same place."""
+        return f"{self.key}-figure"
 
-        The whole keeps its name while it grows: a run that goes on is drawn into the same figure.
-        """
-        part = "" if self.span == self.whole else f"-{self.span[0]}-{self.span[1]}"
-        return f"{self.key}-figure-{self.whole[0]}{part}"
+    def dragged(self, ns_per_unit: float, origin_ns: int = 0) -> Callable[[float, float], None]:
+        """Return what shows a stretch that was dragged over the figure, in its axis's units."""
+        shown = self.span
 
-    def take_drag(self, ns_per_unit: float, origin_ns: int = 0) -> bool:
-        """Show what was dragged over the figure of what was shown; whether there is such a drag."""
-        span = self.span
-        drawn = st.session_state.get(self.figure_key)
-        boxes = drawn["selection"]["box"] if drawn else []
-        if not boxes:
-            return False
-        edges = sorted(origin_ns + int(float(x) * ns_per_unit) for x in boxes[0]["x"])
-        found = self._fitted((max(edges[0], span[0]), min(edges[1], span[1])))
-        st.session_state[f"{self.key}-span"] = found
-        return True
+        def show(low: float, high: float) -> None:
+            begin, end = (origin_ns + int(edge * ns_per_unit) for edge in (low, high))
+            found = self._fitted((max(begin, shown[0]), min(end, shown[1])))
+            st.session_state[f"{self.key}-span"] = found
+
+        return show
 
     def buttons(self, whole_words: str) -> None:
         """Offer the moves and the way back to the whole."""

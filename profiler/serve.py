@@ -31,6 +31,7 @@ OPTIONS = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
     "server.runOnSave": "false",
+    "server.enableStaticServing": "true",
     "server.maxUploadSize": "200",
     "client.toolbarMode": "viewer",
     "client.showErrorLinks": "false",

@@ -90,7 +90,7 @@ def _wait(url: str, child: subprocess.Popen[bytes]) -> None:
 
 def settle(page: Page) -> None:
     """Wait until the page has been drawn and nothing runs any more."""
-    page.wait_for_selector("[data-testid=stMain] [data-testid=stHtml]", timeout=60_000)
+    page.wait_for_selector("[data-testid=stMain] .bs-title", timeout=60_000)
     deadline = time.monotonic() + 60
     quiet_since = time.monotonic()
     while time.monotonic() < deadline:

@@ -15,6 +15,7 @@ pytest.importorskip("plotly")
 pytest.importorskip("streamlit")
 
 from boundscope.dashboard import perfetto
+from boundscope.dashboard.charts.base import MAX_POINTS
 from boundscope.dashboard.charts.compare import FASTER, SLOWER, moved_ops
 from boundscope.dashboard.charts.flame import ROOT, boxes, flame
 from boundscope.dashboard.charts.lanes import lanes
@@ -22,7 +23,7 @@ from boundscope.dashboard.charts.memory import memory
 from boundscope.dashboard.charts.ranks import slot_map, step_map, wait_map
 from boundscope.dashboard.charts.roofline import roofline
 from boundscope.dashboard.charts.slots import rank_bars
-from boundscope.dashboard.charts.timeline import LINE_COLOURS, MAX_STEPS, end_s, timeline
+from boundscope.dashboard.charts.timeline import LINE_COLOURS, end_s, timeline
 from boundscope.profiler.compare import OpChange
 from boundscope.profiler.diagnosis import SLOTS, Place
 from boundscope.profiler.report.colours import SLOT_COLOURS, contrast
@@ -83,6 +84,30 @@ def test_many_ranks_are_a_map_of_percentages_with_a_row_a_rank() -> None:
     assert (cells.zmin, cells.zmax) == (0, 100)
 
 
+def test_of_many_ranks_the_longest_share_a_row_of_the_map_of_steps() -> None:
+    # Given: 601 ranks of 10 ms a step, one of which once took 30
+    step_ms = np.full((601, 20), 10.0)
+    step_ms[600, 3], step_ms[7] = 30.0, np.nan
+
+    # When
+    (cells,) = step_map(StepGrid(list(range(601)), list(range(1, 21)), step_ms), dark=True).data
+
+    # Then: three ranks a row, each row in their middle
+    shown = np.asarray(cells.z, float)
+    assert shown.shape == (201, 20)
+    assert (shown[200, 3], shown[2, 0]) == (30.0, 10.0)
+    assert list(cells.y[:2]) == [1, 4]
+    assert "longest of 3 ranks" in cells.hovertemplate
+
+
+def test_ranks_with_gaps_between_have_their_names_at_the_map() -> None:
+    step_ms = np.full((3, 20), 10.0)
+
+    (cells,) = step_map(StepGrid([0, 1, 5], list(range(1, 21)), step_ms), dark=True).data
+
+    assert list(cells.y) == ["0", "1", "5"]
+
+
 def test_the_map_of_steps_has_gaps_and_its_colours_end_below_one_slow_step() -> None:
     # Given: a hundred steps of 10 ms, one of them of 900, one not recorded
     step_ms = np.full((2, 100), 10.0)
@@ -92,7 +117,7 @@ def test_the_map_of_steps_has_gaps_and_its_colours_end_below_one_slow_step() -> 
     (cells,) = step_map(StepGrid([0, 4], list(range(1, 101)), step_ms), dark=True).data
 
     # Then
-    assert list(cells.y) == ["0", "4"]
+    assert list(cells.y) == [0, 4]
     assert np.isnan(np.asarray(cells.z, float)[0, 0])
     assert cells.zmax == pytest.approx(10)
     assert cells.hoverongaps is False
@@ -288,7 +313,7 @@ def test_a_part_of_a_long_run_shows_every_step_that_the_whole_has_no_room_for() 
     part = timeline(series, [], dark=True, span_s=(18.0, 23.0))
 
     # Then
-    assert len(whole.data[0].x) <= MAX_STEPS
+    assert len(whole.data[0].x) <= MAX_POINTS
     shown = [int(number[0]) for number in part.data[0].customdata]
     assert set(range(1_801, 2_301)) <= set(shown)
     assert list(part.layout.xaxis.range) == [18.0, 23.0]
@@ -302,7 +327,7 @@ def test_outliers_outside_of_the_part_are_not_marked_and_its_scale_is_its_own() 
     without = timeline(series, [], dark=True, span_s=(18.0, 23.0))
     within = timeline(series, [], dark=True, span_s=(49.0, 51.0))
 
-    assert [trace.mode for trace in without.data] == ["lines+markers"]
+    assert [trace.mode for trace in without.data] == ["lines"]
     assert within.data[1].customdata.tolist() == [[5_001]]
     assert without.layout.yaxis.range[1] == pytest.approx(11)
     assert within.layout.yaxis.range[1] == pytest.approx(33)
@@ -320,8 +345,8 @@ def test_a_single_step_is_a_mark_that_can_be_seen() -> None:
         bands=[],
     )
 
-    assert timeline(one, [], dark=True).data[0].marker.opacity == 1
-    assert timeline(every, [], dark=True).data[0].marker.opacity == 0
+    assert timeline(one, [], dark=True).data[0].mode == "markers"
+    assert timeline(every, [], dark=True).data[0].mode == "lines"
 
 
 def test_every_row_shows_the_same_stretch_and_metrics_lead_on_to_its_edges() -> None:

@@ -322,6 +322,42 @@ def test_the_whole_run_is_zoomed_into_by_a_drag_and_by_keyboard_in_all_rows(
     assert wide.errors == []
 
 
+def test_a_click_on_a_step_shows_it_below(wide: Watched) -> None:
+    # Given
+    page = wide.open("timeline", run="slow", step="9")
+    field = page.locator(".st-key-step-of-detail input")
+    assert field.input_value() == "9"
+
+    # When
+    x, y, step = page.locator(".js-plotly-plot").first.evaluate(
+        """(figure) => {
+          const {xaxis, yaxis} = figure._fullLayout, drawn = figure._fullData[0];
+          const at = figure.getBoundingClientRect(), i = Math.floor(drawn.x.length / 2);
+          return [at.left + xaxis._offset + xaxis.l2p(drawn.x[i]),
+            at.top + yaxis._offset + yaxis.l2p(drawn.y[i]), drawn.customdata[i][0]];
+        }"""
+    )
+    page.mouse.click(x, y)
+    for _ in range(100):
+        if field.input_value() == str(step):
+            break
+        page.wait_for_timeout(100)
+
+    # Then
+    assert field.input_value() == str(step)
+    assert f"step={step}" in page.url
+    assert wide.errors == []
+
+
+def test_figures_are_drawn_without_the_whole_of_plotly(wide: Watched) -> None:
+    page = wide.open("ranks", run="two-ranks")
+
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(found => found.name)")
+    assert page.locator(".js-plotly-plot").count() >= 2
+    assert [name for name in loaded if "PlotlyChart" in name] == []
+    assert len({name for name in loaded if "/static/plotly.js" in name}) == 1
+
+
 FIRST_RANGE = "document.querySelector('.js-plotly-plot')?.layout.xaxis.range"
 
 

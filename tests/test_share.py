@@ -99,8 +99,8 @@ def test_every_page_shows_a_bundle_as_it_shows_the_run(
 
 def lanes_of(shown: Any) -> int:
     """How many names of lanes stand in the figure of a step."""
-    figure = json.loads(shown.get("plotly_chart")[-1].proto.spec)
-    return len(figure["layout"]["annotations"])
+    drawn = json.loads(shown.get("bidi_component")[-1].proto.bytes)
+    return len(drawn["figure"]["layout"]["annotations"])
 
 
 def test_the_trace_window_of_a_bundle_gives_the_tables_that_the_runs_gives(

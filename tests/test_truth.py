@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import statistics
 import subprocess
 import sys
 import zipfile
@@ -100,21 +101,31 @@ def test_a_periodic_cost_counts_with_its_share_and_a_disturbance_does_not() -> N
         times.append(times[-1] + 0.010 + (0.050 if step % 5 == 0 else 0.0) + disturbed)
 
     # When
-    step_ms = measure.step_ms(times)
+    blocks_ms = measure.blocks_ms(times)
 
-    # Then: 10 ms + 50 ms / 5
-    assert step_ms == pytest.approx(20.0)
+    # Then: 10 ms + 50 ms / 5, and the disturbance is in one block
+    assert len(blocks_ms) == 6
+    assert statistics.median(blocks_ms) == pytest.approx(20.0)
+    assert max(blocks_ms) == pytest.approx(170.0)
 
 
 def test_too_few_steps_have_no_step_time() -> None:
-    assert measure.step_ms([0.0, 1.0, 2.0]) == 0.0
+    assert measure.blocks_ms([0.0, 1.0, 2.0]) == []
 
 
-def numbered(*times: float) -> dict[int, float]:
-    return dict(enumerate(times))
+def test_the_first_block_begins_where_start_up_ends() -> None:
+    ends = [float(step) for step in range(measure.START_UP_STEPS + measure.BLOCK_STEPS)]
+
+    # Then: what follows the last end of start-up is a whole block, and the first turn ends there
+    assert measure.blocks_ms([*ends, ends[-1] + 1]) == [1000.0]
+    assert measure.BLOCK_STEPS % measure.TURN_STEPS == 0
 
 
-def test_savings_are_medians_over_repeats_with_their_spread() -> None:
+def numbered(*times: float) -> dict[score.Moment, float]:
+    return {(0, block): time for block, time in enumerate(times)}
+
+
+def test_savings_are_medians_over_moments_with_their_spread() -> None:
     times = {
         "plain": numbered(100.0, 110.0, 90.0),
         "input": numbered(50.0, 44.0, 63.0),
@@ -129,16 +140,20 @@ def test_savings_are_medians_over_repeats_with_their_spread() -> None:
     assert (found["input"].low, found["input"].high) == pytest.approx((0.3, 0.6))
 
 
-def test_a_removal_is_held_against_the_plain_run_of_its_own_repeat() -> None:
+def test_a_removal_is_held_against_the_plain_steps_beside_it() -> None:
     # Given a machine that was half as fast when arithmetic was removed
-    times = {"plain": {0: 100.0, 3: 200.0}, "compute": {3: 150.0}, "input": {7: 10.0}}
+    times = {
+        "plain": {(0, 0): 100.0, (0, 1): 200.0},
+        "compute": {(0, 1): 150.0},
+        "input": {(1, 1): 10.0},
+    }
 
     found = score.savings(times)
 
     # Then: 1 - 150/200; for input there is no plain run to compare with
     assert list(found) == ["compute"]
     assert found["compute"].mid == pytest.approx(0.25)
-    assert found["compute"].repeats == 1
+    assert found["compute"].moments == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def scored(name: str, folder: Path) -> Any:
         kind=truth["kind"],
     )
     measured = {
-        bound: score.Saved(s["mid"], s["low"], s["high"], s["repeats"])
+        bound: score.Saved(s["mid"], s["low"], s["high"], s["moments"])
         for bound, s in truth["savings"].items()
     }
     answer, named = judge.judge_folder(sample_traces.extract(name, folder))

@@ -3,7 +3,7 @@
     python -m benchmarks.truth [--quick] [--repeats 1] [--families mlp,cnn] [--causes decode]
                                [--undecided 15] [--store] [--write] [--score-only]
 
-Plain, every removal, and wrapped runs are interleaved, each in a process of its own. Results go
+Plain and every removal run by turns, a few steps each, and after them the wrapped run. Results go
 to `--results` as they come, and what is there is not measured again: the command can be
 interrupted and repeated. Verdicts are made anew from the recorded runs each time, so a change of
 a rule is scored by `--score-only` within two minutes.
@@ -15,18 +15,20 @@ import argparse
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
 from ..quiet import BUSY_CORES
 from .cases import UNTUNED_FAMILIES, Case, all_cases
 from .judge import by_case, read_timings, score_case, step_times
-from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure
+from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure, record
 from .report import table, write
 from .score import ONLY_HOST, Row, savings
 from .store import store
@@ -45,8 +47,6 @@ def arguments() -> argparse.Namespace:
     add("--families", type=_words, default=[], help="only these, separated by commas")
     add("--causes", type=_words, default=[], help="only these, separated by commas")
     add("--repeats", type=int, default=1, help="of every variant of every case")
-    add("--first-repeat", type=int, default=0, metavar="N", help="its number, 0 unless told")
-    add("--variants", type=_words, default=[], help="only these: plain,compute")
     add("--undecided", type=float, default=0.0, metavar="POINTS", help=UNDECIDED)
     add("--tries", type=int, default=2, help="of a run that other programs disturbed")
     add("--wait", type=float, default=20.0, help="seconds for quiet, before a run is taken again")
@@ -90,30 +90,40 @@ def measure_all(cases: list[Case], args: argparse.Namespace) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     done = {(t.case, t.variant, t.repeat) for t in read_timings(file) if not t.error}
     todo = [
-        (case, variant, repeat)
-        for repeat in range(args.first_repeat, args.first_repeat + args.repeats)
+        (case, names, repeat)
+        for repeat in range(args.repeats)
         for case in cases
-        for variant in variants(case)
-        if variant in (args.variants or [variant])
-        if (case.name, variant, repeat) not in done
+        for names in (beside_each_other(case), recorded_alone(case))
+        if any((case.name, name, repeat) not in done for name in names)
     ]
     started, patience = time.monotonic(), Patience(args.tries, args.wait)
     with file.open("ab") as results:
-        for count, (case, variant, repeat) in enumerate(todo, start=1):
-            timing = measure(case, variant, repeat, runs, patience)
-            results.write(msgspec.json.encode(timing) + b"\n")
-            results.flush()
+        for count, (case, names, repeat) in enumerate(todo, start=1):
+            if names == [WRAPPED]:
+                timings = [record(case, repeat, runs, patience)]
+            else:
+                timings = measure(case, names, repeat, patience)
             left_min = (time.monotonic() - started) / count * (len(todo) - count) / 60
-            print(f"{count:4}/{len(todo)}  {_line(timing)}  ({left_min:.0f} min left)", flush=True)
+            for timing in timings:
+                results.write(msgspec.json.encode(timing) + b"\n")
+                print(f"{count:4}/{len(todo)}  {_line(timing)}  ({left_min:.0f} min left)")
+            results.flush()
+            sys.stdout.flush()
 
 
-def variants(case: Case) -> list[str]:
-    """Bad input is only recorded: there is nothing to remove."""
-    if case.needs == "link" and not can_link():
+def beside_each_other(case: Case) -> list[str]:
+    """The variants that take turns. Bad input is only recorded: there is nothing to remove."""
+    if case.kind == "bad-input" or not possible(case):
         return []
-    if case.kind == "bad-input":
-        return [WRAPPED]
-    return [PLAIN, *case.removals, *([ONLY_HOST] if case.only_host else []), WRAPPED]
+    return [PLAIN, *case.removals, *([ONLY_HOST] if case.only_host else [])]
+
+
+def recorded_alone(case: Case) -> list[str]:
+    return [WRAPPED] if possible(case) else []
+
+
+def possible(case: Case) -> bool:
+    return case.needs != "link" or can_link()
 
 
 def _line(timing: Timing) -> str:
@@ -176,8 +186,15 @@ def _processor() -> str:
     return platform.processor()
 
 
+def leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
     args = arguments()
+    # Trainings that wait for their turn must not be left behind, nor links of two ranks.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
     cases = chosen(args)
     if args.list:
         for case in cases:

@@ -42,11 +42,15 @@ def by_case(timings: list[Timing]) -> dict[str, list[Timing]]:
 
 
 def step_times(timings: list[Timing]) -> StepTimes:
-    """Step times, ms, per variant and number of the repeat."""
+    """Step times, ms, per variant and moment: the number of the repeat and of the block in it.
+
+    A variant measured again in the same repeat replaces what was measured before.
+    """
+    last = {(t.variant, t.repeat): t for t in timings if t.blocks_ms and not t.error}
     found: StepTimes = defaultdict(dict)
-    for timing in timings:
-        if timing.step_ms and not timing.error:
-            found[timing.variant][timing.repeat] = timing.step_ms
+    for (variant, repeat), timing in last.items():
+        for block, block_ms in enumerate(timing.blocks_ms):
+            found[variant][repeat, block] = block_ms
     return found
 
 

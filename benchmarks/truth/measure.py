@@ -1,4 +1,7 @@
-"""Runs a case's script plain, with a limit removed, or under boundscope, and times its steps."""
+"""Runs a case's script plain, with a limit removed, or under boundscope, and times its steps.
+
+Plain and every removal take turns, a few steps each: what is compared is measured within seconds.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,21 @@ import msgspec
 from ..quiet import BUSY_CORES, Others, wait_until_quiet
 from .cases import Case
 from .score import ONLY_HOST
+from .turns import by_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = Path("benchmarks/truth/families")
 """Relative to the root, where every run starts: no path of this machine is recorded."""
-PLAIN_STEPS = 65
+PLAIN_STEPS = 85
 START_UP_STEPS = 5
 """Steps left out at the beginning: the first optimizer and the first kernels are set up there."""
+TURN_STEPS = 10
+"""Steps that a variant takes before the next one goes on: enough that its caches are its own, few
+enough that the machine's pace is the same for all."""
 BLOCK_STEPS = 20
 """A multiple of every period of the cases (checkpoints and validation each 5, 10 or 20 steps)."""
 TIMEOUT_S = 180.0
-ENDING_S = 25.0
+"""Of one run; of all variants by turns, for each of them."""
 WRAPPED = "wrapped"
 PLAIN = "plain"
 CALLS_ALONE = ("--remove", "input", "--size", "0.02")
@@ -44,37 +51,39 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run: which case, which variant, its step time.
 
     Variants are "plain", "wrapped", the removed bound, and "only-host": all but the host removed.
-    `others` is how many cores other processes used meanwhile; `run` the run folder's name;
-    `error` the end of the script's own words where it failed.
+    `step_ms` is the median over `blocks_ms`, the mean steps of blocks, in their order. Variants
+    that took turns are alike in their repeat, and a block was measured beside the same block of
+    the others. `others` is how many cores other processes used meanwhile; `run` the run folder's
+    name; `error` the end of the script's own words where it failed.
     """
 
     case: str
     variant: str
     repeat: int
     step_ms: float = 0.0
+    blocks_ms: list[float] = []
     others: float = 0.0
     run: str = ""
     error: str = ""
 
 
-def step_ms(ends_s: list[float]) -> float:
-    """The median over blocks of steps of the mean step, ms; 0 where there are too few steps.
+def blocks_ms(ends_s: list[float]) -> list[float]:
+    """The mean step of each block of steps, ms; empty where there are too few steps.
 
     A block holds each periodic cost as often as every other block, so that a checkpoint counts
-    with its share, while a disturbance of a few steps does not.
+    with its share.
     """
-    ends = ends_s[START_UP_STEPS:]
-    blocks = [
-        1000 * (ends[i + BLOCK_STEPS] - ends[i]) / BLOCK_STEPS
+    ends = ends_s[START_UP_STEPS - 1 :]
+    return [
+        round(1000 * (ends[i + BLOCK_STEPS] - ends[i]) / BLOCK_STEPS, 3)
         for i in range(0, len(ends) - BLOCK_STEPS, BLOCK_STEPS)
     ]
-    return statistics.median(blocks) if blocks else 0.0
 
 
 def script_of(case: Case, steps: int, times: Path) -> list[str]:
     # What grows from step to step must be measured over the steps that are recorded.
     grows = case.kind == "growth" or "drift" in case.cause
-    steps = case.steps + 1 if grows else min(steps, case.steps) + 1
+    steps = case.steps if grows else min(steps, case.steps)
     script = str(FAMILIES / case.script)
     return [script, *case.arguments, "--steps", str(steps), "--times", str(times)]
 
@@ -87,13 +96,56 @@ class Patience:
     wait_s: float
 
 
-def measure(case: Case, variant: str, repeat: int, runs: Path, patience: Patience) -> Timing:
-    """Run one variant until others left the machine alone, or patience ends."""
+def measure(case: Case, variants: list[str], repeat: int, patience: Patience) -> list[Timing]:
+    """Time the variants by turns until others left the machine alone, or patience ends."""
+    best: list[Timing] = []
+    for attempt in range(patience.tries):
+        if attempt and patience.wait_s > 0:
+            wait_until_quiet(patience.wait_s)
+        timings = measure_once(case, variants, repeat)
+        if not best or timings[0].others < best[0].others:
+            best = timings
+        if timings[0].others < BUSY_CORES or any(timing.error for timing in timings):
+            break
+    return best
+
+
+def measure_once(case: Case, variants: list[str], repeat: int) -> list[Timing]:
+    with tempfile.TemporaryDirectory() as folder:
+        times = {variant: Path(folder) / f"{variant}.json" for variant in variants}
+        commands = {variant: command_of(case, variant, file) for variant, file in times.items()}
+        others = Others()
+        errors = by_turns(commands, ROOT, TIMEOUT_S * len(variants))
+        cores = round(others.cores(), 3)
+        return [
+            timing_of(Timing(case.name, variant, repeat, others=cores, error=error), times[variant])
+            for variant, error in errors.items()
+        ]
+
+
+def timing_of(timing: Timing, times: Path) -> Timing:
+    """The same with the step times that the script wrote."""
+    blocks = blocks_ms(json.loads(times.read_text())) if times.exists() else []
+    error = timing.error or ("" if blocks else "the script wrote no step times")
+    step_ms = round(statistics.median(blocks), 3) if blocks else 0.0
+    return msgspec.structs.replace(timing, step_ms=step_ms, blocks_ms=blocks, error=error)
+
+
+def command_of(case: Case, variant: str, times: Path) -> list[str]:
+    command = [sys.executable, *script_of(case, PLAIN_STEPS, times)]
+    command += ["--turn", str(TURN_STEPS), "--first-turn", str(START_UP_STEPS)]
+    if variant == ONLY_HOST:
+        return [*command, *(CALLS_OF_RANKS_ALONE if "network" in case.removals else CALLS_ALONE)]
+    return command if variant == PLAIN else [*command, "--remove", variant]
+
+
+def record(case: Case, repeat: int, runs: Path, patience: Patience) -> Timing:
+    """Run it under boundscope until others left the machine alone, or patience ends."""
     best: Timing | None = None
     for attempt in range(patience.tries):
         if attempt and patience.wait_s > 0:
             wait_until_quiet(patience.wait_s)
-        timing = run_once(case, variant, repeat, runs)
+        timing = record_once(case, repeat, runs)
         calmer = best is None or timing.others < best.others
         if calmer and timing.run:
             kept, taken = runs / run_name(case, repeat), runs / timing.run
@@ -111,50 +163,22 @@ def run_name(case: Case, repeat: int) -> str:
     return f"{case.name}@{repeat}"
 
 
-def run_once(case: Case, variant: str, repeat: int, runs: Path) -> Timing:
+def record_once(case: Case, repeat: int, runs: Path) -> Timing:
+    run = "taken"
+    shutil.rmtree(runs / run, ignore_errors=True)
+    wrap = ["-m", "boundscope", "run", "-o", str(runs / run), "--name", case.name, "--"]
     with tempfile.TemporaryDirectory() as folder:
         times = Path(folder) / "times.json"
-        command, run = [sys.executable], ""
-        if variant == WRAPPED:
-            run = "taken"
-            shutil.rmtree(runs / run, ignore_errors=True)
-            wrap = ["-m", "boundscope", "run", "-o", str(runs / run), "--name", case.name, "--"]
-            command += [*wrap, *script_of(case, case.steps, times)]
-        else:
-            command += script_of(case, PLAIN_STEPS, times)
-            if variant == ONLY_HOST:
-                command += CALLS_OF_RANKS_ALONE if "network" in case.removals else CALLS_ALONE
-            elif variant != PLAIN:
-                command += ["--remove", variant]
+        command = [sys.executable, *wrap, *script_of(case, case.steps, times)]
         with beside(case):
             others = Others()
-            error = end_of(command)
+            error = by_turns({WRAPPED: command}, ROOT, TIMEOUT_S)[WRAPPED]
             cores = round(others.cores(), 3)
-        timed = step_ms(json.loads(times.read_text())) if times.exists() else 0.0
-    if not timed and not error and case.kind != "bad-input":
-        error = "the script wrote no step times"
-    run = run if run and (runs / run / "manifest.json").exists() else ""
-    return Timing(case.name, variant, repeat, round(timed, 3), cores, run, error)
-
-
-def end_of(command: list[str]) -> str:
-    """Run the command; "" when it ended well, else its last words.
-
-    One that takes too long is asked to end before it is killed: it has ranks and a link to remove.
-    """
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as started:
-        try:
-            _, words = started.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            started.terminate()
-            try:
-                started.communicate(timeout=ENDING_S)
-            except subprocess.TimeoutExpired:
-                started.kill()
-            return f"took more than {TIMEOUT_S:.0f} s"
-    return "" if started.returncode == 0 else words[-600:] or f"exit code {started.returncode}"
+        timing = Timing(case.name, WRAPPED, repeat, others=cores, error=error)
+        if not error and case.kind != "bad-input":
+            timing = timing_of(timing, times)
+    run = run if (runs / run / "manifest.json").exists() else ""
+    return msgspec.structs.replace(timing, run=run)
 
 
 @contextlib.contextmanager

@@ -29,17 +29,20 @@ GROWTH = "growth"
 """What the name of a finding holds that warns of memory that grows from step to step."""
 
 
-StepTimes = dict[str, dict[int, float]]
-"""Variant to number of the repeat to step time, ms."""
+Moment = tuple[int, int]
+"""The number of the repeat and of the block of steps in it. Variants take turns: what has the same
+moment was measured within seconds."""
+StepTimes = dict[str, dict[Moment, float]]
+"""Variant to moment to step time, ms."""
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a removal saved, share of the plain step time, and how often that was measured."""
+    """What a removal saved, share of the plain step time, and at how many moments."""
 
     mid: float
     low: float
     high: float
-    repeats: int
+    moments: int
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,9 +79,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def savings(timings: StepTimes) -> dict[str, Saved]:
-    """Per removed bound what it saved: the median over repeats, each against its own plain run.
+    """Per removed bound what it saved: the median over moments, each against plain steps beside it.
 
-    The machine's pace changes within minutes: runs that followed one another are compared.
+    The machine's pace changes within minutes: only what was measured within seconds is compared.
     """
     plain = timings.get("plain", {})
     found = {}
@@ -88,7 +91,7 @@ def savings(timings: StepTimes) -> dict[str, Saved]:
         bound, saved = variant, _removed
         if variant == ONLY_HOST:
             bound, saved = "host", _left
-        pairs = [saved(plain[repeat], times[repeat]) for repeat in times if repeat in plain]
+        pairs = [saved(plain[moment], times[moment]) for moment in times if moment in plain]
         if pairs:
             each = (statistics.median(pairs), min(pairs), max(pairs))
             found[bound] = Saved(*(round(value, 4) for value in each), len(pairs))

@@ -129,7 +129,7 @@ def truth_of(case: Case, row: Row, machine: dict[str, str]) -> dict[str, Any]:
             for name, line in planted_lines(case).get(cause, set())
         ),
         "savings": {
-            bound: {"mid": s.mid, "low": s.low, "high": s.high, "repeats": s.repeats}
+            bound: {"mid": s.mid, "low": s.low, "high": s.high, "moments": s.moments}
             for bound, s in row.measured.items()
         },
         "expected": row.truth,

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
+import plotly.io as pio
+
+pio.templates.default = None
+"""The page has one template for all (`theme`); to copy Plotly's own into each figure takes longer
+than to make the figure."""
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -17,6 +22,17 @@ MAX_POINTS = 2_000
 """Points of one line: about one a pixel; more are thinned without losing a peak."""
 
 LABEL_CHARACTERS = 42
+
+
+NUMBERS_PX, UNDER_PX = 58, 46
+"""Room for the numbers of an axis at the left, and for those below with the axis's name."""
+
+
+def keep_margins(made: go.Figure, *, left: int = NUMBERS_PX) -> None:
+    """Give a figure of plain numbers its margins: to find them, Plotly draws everything twice."""
+    made.update_layout(margin={"l": left, "b": UNDER_PX})
+    made.update_xaxes(automargin=False)
+    made.update_yaxes(automargin=False)
 
 
 def figure(height: int, **layout: Any) -> go.Figure:
@@ -32,6 +48,35 @@ def figure(height: int, **layout: Any) -> go.Figure:
         **layout,
     )
     return made
+
+
+def theme(*, dark: bool) -> dict[str, Any]:
+    """Return the template of all figures: what a chart does not say itself, in the page's colours.
+
+    The font's family is the page's (static/draw.js).
+    """
+    words, lines = ("#d5dae5", "#31333f") if dark else ("#555867", "#d5dae5")
+    axis = {
+        "automargin": True,
+        "gridcolor": lines,
+        "tickcolor": lines,
+        "tickfont": {"color": words, "size": 12},
+        "title": {"font": {"color": words, "size": 14}, "standoff": 20},
+        "zerolinecolor": lines,
+    }
+    layout = {
+        "font": {"color": words, "size": 12},
+        "hoverlabel": {
+            "bgcolor": "#0f1218" if dark else "#ffffff",
+            "bordercolor": words,
+            "font": {"color": words, "size": 12},
+        },
+        "margin": {"pad": 8},
+        "xaxis": {**axis, "showgrid": False, "zeroline": False},
+        "yaxis": axis,
+    }
+    bare = {"marker": {"line": {"width": 0}}}
+    return {"layout": layout, "data": {"scatter": [bare], "bar": [bare]}}
 
 
 def plain(text: str) -> str:

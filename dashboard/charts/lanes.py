@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ...profiler.report.colours import slot_colours, text_on
 from ...profiler.tables.lanes import KINDS, NO_NAME, Boxes, Lane, Lanes
 from ...profiler.text import digits
-from .base import figure, grid_colour, ink, plain, short
+from .base import figure, grid_colour, ink, keep_margins, plain, short
 
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def lanes(  # noqa: PLR0913 - what is drawn, and of which stretch
 ) -> go.Figure:
     """Return the figure of [begin, end), ns: time in ms from `origin_ns`, lane below lane."""
     place, height = _places(shown)
-    made = figure(int((height + 1.5) * ROW) + 64)
+    made = figure(int((height + 1.5) * ROW) + 70)
     made.update_layout(barmode="overlay", bargap=0, dragmode="select", hovermode="closest")
     made.update_layout(uniformtext={"minsize": 10, "mode": "hide"}, selectdirection="h")
     made.update_layout(margin={"l": 6, "r": 6, "t": 4, "b": 8})
@@ -62,6 +62,7 @@ def lanes(  # noqa: PLR0913 - what is drawn, and of which stretch
         fixedrange=True,
     )
     made.update_yaxes(range=[height, -GAP - 0.6], visible=False, fixedrange=True)
+    keep_margins(made, left=6)
     return made
 
 

@@ -12,11 +12,12 @@ from ...profiler.report.colours import slot_colours
 from ...profiler.tables.metrics import Panel
 from ...profiler.tables.steps import StepSeries
 from ...profiler.text import milliseconds
-from .base import Float, grid_colour, ink, short, thin, thinned
+from .base import UNDER_PX, Float, grid_colour, ink, keep_margins, short, thin, thinned
 
 STEPS_HEIGHT = 300
 PANEL_HEIGHT = 118
 PANEL_GAP = 46
+TOP_PX = 26
 LEGEND_CHARACTERS = 44
 """What fits over a panel on a telephone."""
 
@@ -37,9 +38,6 @@ MIN_BAND_SHARE = 0.0015
 
 MAX_MARKS = 300
 """Marks of outliers: more of them touch each other, and each is an element of the page."""
-
-MAX_STEPS = 1_000
-"""Points of the line of steps: each can be clicked, so it is an element of the page too."""
 
 OUTLIER_COLOUR = "#d1495b"
 UNITS = {
@@ -72,7 +70,7 @@ def timeline(
         vertical_spacing=PANEL_GAP / height if panels else 0,
         row_heights=[STEPS_HEIGHT, *[PANEL_HEIGHT] * len(panels)],
     )
-    _frame(made, height + 40, dark=dark)
+    _frame(made, height + UNDER_PX + TOP_PX, dark=dark)
     span = span_s or (0.0, end_s(series, panels))
     _steps(made, series, span, dark=dark)
     _bands(made, series, span, rows, dark=dark)
@@ -80,6 +78,7 @@ def timeline(
         _panel(made, panel, number + 2, span, dark=dark)
     made.update_xaxes(range=list(span))
     made.update_xaxes(title_text="seconds since the start", row=rows, col=1)
+    keep_margins(made)
     return made
 
 
@@ -91,7 +90,7 @@ def end_s(series: StepSeries, panels: Sequence[Panel]) -> float:
 def _frame(made: go.Figure, height: int, *, dark: bool) -> None:
     made.update_layout(
         height=height,
-        margin={"l": 8, "r": 8, "t": 26, "b": 8},
+        margin={"r": 8, "t": TOP_PX},
         showlegend=False,
         hovermode="closest",
         dragmode="select",
@@ -125,13 +124,13 @@ def _within(begin_s: Float, end_s: Float, span: tuple[float, float]) -> slice:
 def _steps(made: go.Figure, series: StepSeries, span: tuple[float, float], *, dark: bool) -> None:
     part = _within(series.start_s, series.start_s + series.duration_ms * 1e-3, span)
     seen = np.arange(len(series))[part]
-    shown = seen[thinned(series.duration_ms[part], MAX_STEPS)]
+    shown = seen[thinned(series.duration_ms[part])]
     made.add_scatter(
         x=series.start_s[shown],
         y=series.duration_ms[shown],
-        mode="lines+markers",  # only markers can be clicked
+        mode="lines" if len(shown) > 1 else "markers",
         line={"color": ink(dark=dark), "width": 1.2},
-        marker={"size": 9, "opacity": 0 if len(shown) > 1 else 1, "color": ink(dark=dark)},
+        marker={"size": 9, "color": ink(dark=dark)},
         customdata=(shown + 1)[:, None],
         hovertemplate="%{x:.2f} s: step %{customdata[0]:,} of %{y:.4~g} ms<extra></extra>",
         row=1,

@@ -10,7 +10,7 @@ from ...profiler.digest.make import comparison
 from ...profiler.errors import UnusableData
 from ...profiler.library import Entry, Source
 from ...profiler.text import milliseconds
-from .. import markup, state, tables
+from .. import markup, state
 from ..charts.compare import moved_ops, signed_ms, waterfall
 
 MAX_OPS = 10
@@ -123,15 +123,10 @@ def _findings(found: Comparison) -> None:
 def _tables(found: Comparison) -> None:
     with st.expander("Slots, ms a step"):
         slots = [
-            {
-                "slot": slot.slot,
-                "base": round(slot.base_ms, 3),
-                "new": round(slot.new_ms, 3),
-                "change": signed_ms(slot.change_ms),
-            }
+            (slot.slot, f"{slot.base_ms:,.3f}", f"{slot.new_ms:,.3f}", signed_ms(slot.change_ms))
             for slot in found.slots
         ]
-        tables.shown(slots)
+        state.html(markup.table(("slot", "base", "new", "change"), slots))
     state.html(markup.heading("Differences of the environment"))
     if not found.environment:
         state.html(markup.paragraph("None were recorded."))

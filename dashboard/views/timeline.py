@@ -9,7 +9,7 @@ from ...profiler.tables.longest import longest_steps
 from ...profiler.tables.metrics import Panel, panels
 from ...profiler.tables.steps import StepSeries, typical_step
 from ...profiler.text import duration, milliseconds, percent, plural
-from .. import detail, live, markup, state, tables
+from .. import browser, detail, live, markup, state
 from ..charts.timeline import end_s, timeline
 from ..zoom import Zoom, forget
 
@@ -65,13 +65,18 @@ def _chart(source: Source, series: StepSeries, metrics: list[Panel]) -> None:
 def _stretch(series: StepSeries, metrics: list[Panel]) -> None:
     whole = (0, int(end_s(series, metrics) * NS_PER_S))
     zoom = Zoom(KEY, whole, min(MIN_SPAN_NS, whole[1]))
-    if not zoom.take_drag(NS_PER_S) and _take_click(zoom.figure_key, len(series)):
-        st.rerun()
+    if st.session_state.pop("step-clicked", False):
+        st.rerun()  # the whole page: what is in the step stands below
     zoom.buttons("Whole run")
     begin, end = zoom.span
     span_s = (begin / NS_PER_S, end / NS_PER_S)
     figure = timeline(series, metrics, dark=state.is_dark(), span_s=span_s)
-    state.charts(figure, zoom.figure_key, select=("points", "box"))
+    state.charts(
+        figure,
+        zoom.figure_key,
+        on_drag=zoom.dragged(NS_PER_S),
+        on_click=lambda step: _click(step, len(series)),
+    )
     words = "Drag over a part to see it larger, in all rows; click on a step to look into it below."
     if zoom.span != whole:
         part = f"{duration(span_s[0])} to {duration(span_s[1])} of {duration(whole[1] / NS_PER_S)}."
@@ -79,16 +84,11 @@ def _stretch(series: StepSeries, metrics: list[Panel]) -> None:
     state.html(markup.paragraph(words))
 
 
-def _take_click(key: str, steps: int) -> bool:
-    """A click on a step shows it below; whether there is a new one."""
-    chosen = st.session_state.get(key)
-    points = chosen["selection"]["points"] if chosen else []
-    step = next((int(p["customdata"][0]) for p in points if p.get("customdata")), None)
-    if step is None or step == st.session_state.get("clicked") or not 1 <= step <= steps:
-        return False
-    st.session_state["clicked"] = step
-    detail.choose(step)
-    return True
+def _click(step: int, steps: int) -> None:
+    """A click on a step shows it below."""
+    if 1 <= step <= steps:
+        detail.choose(step)
+        st.session_state["step-clicked"] = True
 
 
 def _facts(series: StepSeries) -> list[tuple[str, str]]:
@@ -110,19 +110,15 @@ def _facts(series: StepSeries) -> list[tuple[str, str]]:
 def _longest(series: StepSeries) -> None:
     rows = [
         {
-            "step": step.step,
-            "at, s": round(step.start_s, 2),
-            "took, ms": round(step.duration_ms, 2),
-            "× median": round(step.factor, 2),  # noqa: RUF001
+            "step": f"{step.step}",
+            "at, s": f"{step.start_s:,.2f}",
+            "took, ms": f"{step.duration_ms:,.2f}",
+            "× median": f"{step.factor:.2f}",  # noqa: RUF001
             "what grew": step.cause if step.grown_ms > 0 else "nothing",
-            "by, ms": round(max(0.0, step.grown_ms), 2),
+            "by, ms": f"{max(0.0, step.grown_ms):,.2f}",
         }
         for step in longest_steps(series)
     ]
     if rows:
         state.html(markup.heading("The longest steps"))
-        picked = tables.shown(rows, on_select="rerun", selection_mode="single-row", key="longest")
-        chosen = picked["selection"]["rows"]
-        if chosen and rows[chosen[0]]["step"] != st.session_state.get("picked-row"):
-            st.session_state["picked-row"] = rows[chosen[0]]["step"]
-            detail.choose(int(str(rows[chosen[0]]["step"])))
+        browser.pick_from(rows, "longest", detail.choose)

@@ -8,7 +8,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from job import Job, options
+from job import Job, options, without_pauses
 from removals import without_arithmetic
 from samples import sample_maker
 from torch import nn
@@ -59,11 +59,13 @@ def only_where_it_is_slow(args: argparse.Namespace, rank: int) -> None:
         args.latency_ms, args.report, args.packed_bytes = 0.0, 0, 0
 
 
-def ends_of_the_slower(ends: list[float]) -> list[float]:
+def take_times_of_the_slower(job: Job) -> None:
     """The step ends of the rank that took longer: without an exchange no rank waits for it."""
-    of_all: list[list[float]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(of_all, ends)
-    return max(of_all, key=lambda one: one[-1] - one[0])
+    of_all: list[tuple[list[float], list[tuple[float, float]]]] = [([], [])] * dist.get_world_size()
+    dist.all_gather_object(of_all, (job.ends, job.pauses))
+    _, job.pauses = of_all[0]
+    moving = [(ends, without_pauses(ends, job.pauses)) for ends, _ in of_all]
+    job.ends, _ = max(moving, key=lambda both: both[1][-1] - both[1][0])
 
 
 def train(args: argparse.Namespace, rank: int) -> None:
@@ -85,7 +87,7 @@ def train(args: argparse.Namespace, rank: int) -> None:
             loss.backward()
         optimizer.step()
         job.end_of_step(step, model, loss, lambda x=x: core(x))
-    job.ends = ends_of_the_slower(job.ends)
+    take_times_of_the_slower(job)
     if rank:
         args.times = None
     job.close()

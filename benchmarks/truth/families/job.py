@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ def options(description: str | None) -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, help="of torch; 0: as torch likes")
     add("--size", type=float, default=1.0, help="of the model, as the family understands it")
     add("--times", type=Path, help="write the end of each step here, seconds")
+    add("--turn", type=int, default=0, help="steps after which all stop until they are continued")
+    add("--first-turn", type=int, default=5, help="steps of the first turn, start-up and all")
     add("--remove", choices=REMOVALS, help="take one limit away, leave all else as it is")
     add("--latency-ms", type=float, default=0.0, help="of the store, for a whole batch")
     add("--workers", type=int, default=0)
@@ -102,6 +105,7 @@ class Job:
     def __init__(self, args: argparse.Namespace):
         self.args = args
         self.ends: list[float] = []
+        self.pauses: list[tuple[float, float]] = []
         self.kept: list[torch.Tensor] = []
         self.history: list[float] = []
         self.outputs = torch.zeros(2**19 if args.keep_outputs else 0)
@@ -155,6 +159,19 @@ class Job:
         self.ends.append(time.perf_counter())
         if step % 50 == 0:
             print(f"step {step:4d}  loss {float(loss.detach()):.5f}", flush=True)
+        if args.turn and len(self.ends) % args.turn == args.first_turn % args.turn:
+            self.pause()
+
+    def pause(self) -> None:
+        """Stop this process and all of its group, ranks and workers, until somebody continues it.
+
+        The first rank does it for all: where the others are in their step is as it may be.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return
+        stopped = time.perf_counter()
+        os.killpg(0, signal.SIGSTOP)
+        self.pauses.append((stopped, time.perf_counter()))
 
     def report(self, loss: float) -> None:
         """A histogram of values, one at a time; host removed: the same by one op."""
@@ -193,4 +210,11 @@ class Job:
         """Write the step ends where they are wanted."""
         self.folder.cleanup()
         if self.args.times:
-            self.args.times.write_text(json.dumps(self.ends))
+            self.args.times.write_text(json.dumps(without_pauses(self.ends, self.pauses)))
+
+
+def without_pauses(ends: list[float], pauses: list[tuple[float, float]]) -> list[float]:
+    """The same moments by a clock that stood still during the pauses, seconds."""
+    return [
+        end - sum(min(end, until) - since for since, until in pauses if since < end) for end in ends
+    ]
