@@ -35,15 +35,17 @@ def show_figure(  # noqa: PLR0913 - what a figure can tell of
     key: str,
     template: dict[str, Any],
     *,
+    subject: str = "",
     bar: bool = False,
     on_drag: Dragged | None = None,
     on_click: Clicked | None = None,
 ) -> None:
     """Show a figure over the full width; a later one of the same key is drawn into its place.
 
-    `template` says what the figure does not, as Plotly's templates do. `bar` adds zoom and picture
-    buttons on hover. `on_drag` gets both ends of a stretch that was dragged over the x axis, in its
-    units; `on_click` the first number of a point's customdata.
+    `template` says what the figure does not, as Plotly's templates do. A reader's own zoom stays
+    while `subject`, the key unless told, is the same. `bar` adds zoom and picture buttons on hover.
+    `on_drag` gets both ends of a stretch that was dragged over the x axis, in its units; `on_click`
+    the first number of a point's customdata.
     """
     found = st.components.v2.component(NAME, js=_loader(), isolate_styles=False)
     calls: dict[str, Any] = {}
@@ -51,7 +53,12 @@ def show_figure(  # noqa: PLR0913 - what a figure can tell of
         calls["on_drag_change"] = lambda: _told(key, "drag", lambda ends: on_drag(*sorted(ends)))
     if on_click is not None:
         calls["on_click_change"] = lambda: _told(key, "click", lambda number: on_click(int(number)))
-    wanted = {"dragged": on_drag is not None, "clicked": on_click is not None, "bar": bar}
+    wanted = {
+        "subject": subject or key,
+        "dragged": on_drag is not None,
+        "clicked": on_click is not None,
+        "bar": bar,
+    }
     # The template goes beside: Plotly for Python checks each of its values, which takes long.
     beside = json.dumps({**wanted, "template": template})
     found(key=key, data=f'{beside[:-1]}, "figure": {figure.to_json()}}}'.encode(), **calls)

@@ -347,17 +347,20 @@ def _no_such_run(key: str | None) -> None:
         html(markup.empty(f"There is no run “{key}” in the served folders.", "See the page Runs."))
 
 
-def charts(
+def charts(  # noqa: PLR0913 - what a figure can tell of
     made: go.Figure,
     key: str,
     *,
+    subject: str = "",
     bar: bool = False,
     on_drag: browser.Dragged | None = None,
     on_click: browser.Clicked | None = None,
 ) -> None:
     """Show a Plotly figure in the page's colours (see `browser.show_figure`)."""
     template = theme(dark=is_dark())
-    browser.show_figure(made, key, template, bar=bar, on_drag=on_drag, on_click=on_click)
+    browser.show_figure(
+        made, key, template, subject=subject, bar=bar, on_drag=on_drag, on_click=on_click
+    )
 
 
 def short_name(source: Source, name: str) -> str:

@@ -16,6 +16,11 @@ cp -R pyproject.toml README.md LICENSE profiler collectors dashboard sample_trac
 "$python" -m build --wheel --outdir "$work/wheel" "$work/source" >"$work/build.log" 2>&1 ||
     { cat "$work/build.log" >&2; exit 1; }
 
+for file in plotly.js plotly.licences.txt draw.js pick.js; do
+    "$python" -m zipfile -l "$work"/wheel/*.whl | grep -q "boundscope/dashboard/static/$file" ||
+        { echo "the wheel lacks $file, which draws the dashboard's figures" >&2; exit 1; }
+done
+
 "$python" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -c constraints.txt "$torch" "$work"/wheel/*.whl

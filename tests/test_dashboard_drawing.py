@@ -36,6 +36,7 @@ def test_the_library_can_draw_every_kind_of_figure_that_there_is() -> None:
     charts = "".join(path.read_text() for path in (DASHBOARD / "charts").glob("*.py"))
 
     used = set(re.findall(r"\.add_(\w+)\(", charts)) & known
+    used |= set(re.findall(r'"type": "(\w+)"', charts)) & known
     used |= {name.lower() for name in re.findall(r"go\.(\w+)\(", charts)} & known
 
     assert used == set(browser.KINDS)
@@ -68,7 +69,8 @@ def test_a_figure_goes_to_the_browser_as_one_text(component: Component) -> None:
     browser.show_figure(made, "some", {"layout": {"font": {"size": 12}}}, bar=True)
 
     drawn = json.loads(component.calls["data"])
-    assert {name: drawn[name] for name in ("bar", "dragged", "clicked")} == {
+    assert {name: drawn[name] for name in ("subject", "bar", "dragged", "clicked")} == {
+        "subject": "some",
         "bar": True,
         "dragged": False,
         "clicked": False,

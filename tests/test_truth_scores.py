@@ -37,27 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def scored(name: str, folder: Path) -> Any:
     """The row of a stored run, from its own truth alone."""
-    score, cases, judge = (truth_module(part) for part in ("score", "cases", "judge"))
-    truth = sample_traces.truth(name)
-    planted = truth["planted"]
-    case = cases.Case(
-        family=truth["family"],
-        cause=planted["cause"],
-        strength=planted["strength"],
-        bound=planted["bound"],
-        arguments=(),
-        removals=tuple(truth["savings"]),
-        script="",
-        kind=truth["kind"],
-    )
-    measured = {
-        bound: score.Saved(s["mid"], s["low"], s["high"], s["moments"])
-        for bound, s in truth["savings"].items()
-    }
-    answer, named = judge.judge_folder(sample_traces.extract(name, folder))
-    places = {(file, line) for file, line in truth["lines"]}
-    lines = dict.fromkeys(planted["cause"].split("+"), places)
-    return score.row_of(case, measured, answer, named, lines)
+    return truth_module("judge").score_stored(name, folder)
 
 
 @needs_runs

@@ -18,6 +18,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,9 +26,11 @@ from types import FrameType
 
 import msgspec
 
+from boundscope import sample_traces
+
 from ..quiet import BUSY_CORES
 from .cases import UNTUNED_FAMILIES, Case, all_cases
-from .judge import by_case, read_timings, score_case, step_times
+from .judge import by_case, read_timings, score_case, score_stored, step_times
 from .measure import PLAIN, ROOT, WRAPPED, Patience, Timing, can_link, measure, record
 from .report import table, write
 from .score import ONLY_HOST, Row, savings
@@ -52,6 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--wait", type=float, default=20.0, help="seconds for quiet, before a run is taken again")
     add("--results", type=Path, default=ROOT / ".cache" / "truth")
     add("--score-only", action="store_true", help="measure nothing")
+    add("--stored", action="store_true", help="score sample_traces/ too where results lack a case")
     add("--store", action="store_true", help="keep the recorded runs in sample_traces/")
     add("--write", action="store_true", help="write the table to docs/accuracy.md")
     add("--list", action="store_true", help="list the cases and their commands")
@@ -132,14 +136,26 @@ def _line(timing: Timing) -> str:
     return f"{timing.case:40} {timing.variant:10} {timing.step_ms:8.1f} ms{busy}{error}"
 
 
-def score_all(cases: list[Case], args: argparse.Namespace) -> list[Row]:
+def score_all(cases: list[Case], args: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """A row a case, and the names of those that come from sample_traces/ (`--stored`)."""
     timings = by_case(read_timings(args.results / "results.jsonl"))
-    found = (score_case(case, timings.get(case.name, []), args.results / "runs") for case in cases)
-    return [row for row in found if row is not None]
+    stored = set(sample_traces.names()) if args.stored else set()
+    rows, taken = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            row = score_case(case, timings.get(case.name, []), args.results / "runs")
+            if row is None and case.name in stored:
+                row = score_stored(case.name, Path(folder))
+                taken.append(case.name)
+            if row is not None:
+                rows.append(row)
+    return rows, taken
 
 
-def facts(rows: list[Row], timings: list[Timing], args: argparse.Namespace) -> list[str]:
-    """What was run, where, and beside how much other work."""
+def facts(
+    rows: list[Row], timings: list[Timing], taken: list[str], args: argparse.Namespace
+) -> list[str]:
+    """What was run, where, and beside how much other work; `taken` were stored before."""
     import torch
 
     commit = subprocess.run(
@@ -149,7 +165,7 @@ def facts(rows: list[Row], timings: list[Timing], args: argparse.Namespace) -> l
         text=True,
         check=False,
     ).stdout.strip()
-    mine = [t for t in timings if t.case in {row.case for row in rows}]
+    mine = [t for t in timings if t.case in {row.case for row in rows} - set(taken)]
     noisy = sum(t.others >= BUSY_CORES for t in mine) / max(1, len(mine))
     command = " ".join(["python -m benchmarks.truth", *selection(args)])
     return [
@@ -158,6 +174,7 @@ def facts(rows: list[Row], timings: list[Timing], args: argparse.Namespace) -> l
         f"({_processor()}), torch {torch.__version__}, Python {platform.python_version()}. "
         f"Other programs used more than {BUSY_CORES} cores beside {100 * noisy:.0f} % of the runs. "
         f"{_repeated(mine)}",
+        *_stored(taken),
         f"Held out while rules were tuned: {', '.join(sorted(UNTUNED_FAMILIES))}.",
     ]
 
@@ -170,12 +187,20 @@ def _repeated(timings: list[Timing]) -> str:
     return f"Measured: {', '.join(told)}."
 
 
+def _stored(names: list[str]) -> list[str]:
+    """Where the runs that were stored before had been measured."""
+    where = Counter(sample_traces.truth(name)["machine"].get("cpu", "unknown") for name in names)
+    told = (f"{count} cases on {cpu}" for cpu, count in where.most_common())
+    return [f"As stored in `sample_traces/`, measured before: {', '.join(told)}."] if names else []
+
+
 def selection(args: argparse.Namespace) -> list[str]:
     """The options that choose what is measured, as they are written."""
     words = ["--quick"] if args.quick else []
     words += ["--families", ",".join(args.families)] if args.families else []
     words += ["--causes", ",".join(args.causes)] if args.causes else []
     words += ["--repeats", str(args.repeats)]
+    words += ["--stored"] if args.stored else []
     return [*words, *(["--undecided", f"{args.undecided:g}"] if args.undecided else [])]
 
 
@@ -206,14 +231,15 @@ def main() -> int:
             known = read_timings(args.results / "results.jsonl")
             some = undecided(cases, known, args.undecided)
         measure_all(some, args)
-    rows = score_all(cases, args)
+    rows, taken = score_all(cases, args)
     timings = read_timings(args.results / "results.jsonl")
-    text = table(rows, facts(rows, timings, args))
+    text = table(rows, facts(rows, timings, taken, args))
     print(text)
     if args.write:
         write(PAGE, text)
     if args.store:
-        print(store(cases, rows, by_case(timings), args.results / "runs"))
+        fresh = [row for row in rows if row.case not in taken]
+        print(store(cases, fresh, by_case(timings), args.results / "runs"))
     return 0
 
 

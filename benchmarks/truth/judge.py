@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from boundscope import sample_traces
 from boundscope.profiler.diagnose import diagnose_features, find_roofs
 from boundscope.profiler.diagnosis import Diagnosis
 from boundscope.profiler.errors import BoundscopeError
@@ -17,7 +18,7 @@ from boundscope.profiler.run.load import load_run
 from .baselines import largest_utilisation, phase_shares
 from .cases import Case
 from .measure import FAMILIES, ROOT, WRAPPED, Timing
-from .score import Answer, Row, StepTimes, row_of, savings
+from .score import Answer, Row, Saved, StepTimes, row_of, savings
 
 MARK = re.compile(r"# planted: ([\w, -]+)")
 SHARED_SCRIPTS = ("job.py", "samples.py")
@@ -110,3 +111,30 @@ def score_case(case: Case, timings: list[Timing], runs: Path) -> Row | None:
         return None
     answer, named = judge_folder(runs / wrapped.run)
     return row_of(case, savings(step_times(timings)), answer, named, planted_lines(case))
+
+
+def score_stored(name: str, folder: Path) -> Row:
+    """The row of a run that lies in sample_traces/, by the truth that was stored with it.
+
+    It is unpacked below `folder`. Raises KeyError where there is none of that name.
+    """
+    truth = sample_traces.truth(name)
+    planted = truth["planted"]
+    case = Case(
+        family=truth["family"],
+        cause=planted["cause"],
+        strength=planted["strength"],
+        bound=planted["bound"],
+        arguments=(),
+        removals=tuple(truth["savings"]),
+        script="",
+        kind=truth["kind"],
+    )
+    measured = {
+        bound: Saved(s["mid"], s["low"], s["high"], s["moments"])
+        for bound, s in truth["savings"].items()
+    }
+    answer, named = judge_folder(sample_traces.extract(name, folder))
+    places = {(file, line) for file, line in truth["lines"]}
+    lines = dict.fromkeys(planted["cause"].split("+"), places)
+    return row_of(case, measured, answer, named, lines)

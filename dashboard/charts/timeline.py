@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from ...profiler.report.colours import slot_colours
 from ...profiler.tables.metrics import Panel
 from ...profiler.tables.steps import StepSeries
 from ...profiler.text import milliseconds
-from .base import UNDER_PX, Float, grid_colour, ink, keep_margins, short, thin, thinned
+from .base import NUMBERS_PX, UNDER_PX, Float, grid_colour, ink, short, thin, thinned
 
 STEPS_HEIGHT = 300
 PANEL_HEIGHT = 118
@@ -61,47 +61,113 @@ def timeline(
     A drag over any row marks a stretch. What is drawn is thinned within the stretch alone: a part
     shows what the whole has no room for.
     """
-    rows = 1 + len(panels)
-    height = STEPS_HEIGHT + len(panels) * (PANEL_HEIGHT + PANEL_GAP)
-    made = make_subplots(
-        rows=rows,
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=PANEL_GAP / height if panels else 0,
-        row_heights=[STEPS_HEIGHT, *[PANEL_HEIGHT] * len(panels)],
-    )
-    _frame(made, height + UNDER_PX + TOP_PX, dark=dark)
     span = span_s or (0.0, end_s(series, panels))
-    _steps(made, series, span, dark=dark)
-    _bands(made, series, span, rows, dark=dark)
+    drawing = _Drawing(1 + len(panels), span, dark=dark)
+    _steps(drawing, series)
+    _bands(drawing, series)
     for number, panel in enumerate(panels):
-        _panel(made, panel, number + 2, span, dark=dark)
-    made.update_xaxes(range=list(span))
-    made.update_xaxes(title_text="seconds since the start", row=rows, col=1)
-    keep_margins(made)
-    return made
+        _panel(drawing, panel, number + 2)
+    return drawing.figure()
+
+
+class _Drawing:
+    """The parts of the figure, as plain data: Plotly checks them once, when all is there.
+
+    To put them into a figure one by one, as `make_subplots` and `add_scatter` do, takes four times
+    as long.
+    """
+
+    def __init__(self, rows: int, span: tuple[float, float], *, dark: bool) -> None:
+        self.rows = rows
+        self.span = span
+        self.dark = dark
+        self.traces: list[dict[str, Any]] = []
+        self.shapes: list[dict[str, Any]] = []
+        self.notes: list[dict[str, Any]] = []
+        panels = rows - 1
+        self.height = STEPS_HEIGHT + panels * (PANEL_HEIGHT + PANEL_GAP)
+        self.layout: dict[str, Any] = {}
+        for row in range(1, rows + 1):
+            low, high = self._domain(row)
+            number = _number(row)
+            common = {"gridcolor": grid_colour(dark=dark), "zeroline": False, "fixedrange": True}
+            self.layout[f"xaxis{number}"] = {
+                **common,
+                "automargin": False,
+                "anchor": f"y{number}",
+                "domain": [0.0, 1.0],
+                "range": list(span),
+                "showticklabels": row == rows,
+            }
+            self.layout[f"yaxis{number}"] = {
+                **common,
+                "automargin": False,
+                "anchor": f"x{number}",
+                "domain": [low, high],
+                "rangemode": "tozero",
+            }
+            if row != rows:
+                self.layout[f"xaxis{number}"]["matches"] = f"x{_number(rows)}"
+        self.layout[f"xaxis{_number(rows)}"]["title"] = {"text": "seconds since the start"}
+
+    def _domain(self, row: int) -> tuple[float, float]:
+        """Where a row lies, as shares of the height, from below."""
+        top = 0 if row == 1 else STEPS_HEIGHT + PANEL_GAP + (row - 2) * (PANEL_HEIGHT + PANEL_GAP)
+        tall = STEPS_HEIGHT if row == 1 else PANEL_HEIGHT
+        return max(0.0, 1 - (top + tall) / self.height), 1 - top / self.height
+
+    def line(self, row: int, **trace: Any) -> None:
+        number = _number(row)
+        self.traces.append(
+            {"type": "scatter", "xaxis": f"x{number}", "yaxis": f"y{number}"} | trace
+        )
+
+    def title(self, row: int, text: str) -> None:
+        """Write over a row, at its left."""
+        number = _number(row)
+        self.notes.append(
+            {
+                "text": text,
+                "x": 0,
+                "y": 1,
+                "xref": f"x{number} domain",
+                "yref": f"y{number} domain",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 12},
+                "align": "left",
+            }
+        )
+
+    def scale(self, row: int, **axis: Any) -> None:
+        self.layout[f"yaxis{_number(row)}"] |= axis
+
+    def figure(self) -> go.Figure:
+        layout = {
+            "height": self.height + UNDER_PX + TOP_PX,
+            "margin": {"l": NUMBERS_PX, "r": 8, "t": TOP_PX, "b": UNDER_PX},
+            "showlegend": False,
+            "hovermode": "closest",
+            "dragmode": "select",
+            "selectdirection": "h",
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "shapes": self.shapes,
+            "annotations": self.notes,
+            **self.layout,
+        }
+        return go.Figure({"data": self.traces, "layout": layout})
+
+
+def _number(row: int) -> str:
+    """What Plotly adds to the names of a row's axes."""
+    return "" if row == 1 else str(row)
 
 
 def end_s(series: StepSeries, panels: Sequence[Panel]) -> float:
     """Return when the last of what is drawn ends, s since the start of the run."""
     return max([_last(series), *(_panel_end(panel) for panel in panels)])
-
-
-def _frame(made: go.Figure, height: int, *, dark: bool) -> None:
-    made.update_layout(
-        height=height,
-        margin={"r": 8, "t": TOP_PX},
-        showlegend=False,
-        hovermode="closest",
-        dragmode="select",
-        selectdirection="h",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-    )
-    made.update_xaxes(gridcolor=grid_colour(dark=dark), zeroline=False, fixedrange=True)
-    made.update_yaxes(
-        gridcolor=grid_colour(dark=dark), zeroline=False, rangemode="tozero", fixedrange=True
-    )
 
 
 def _last(series: StepSeries) -> float:
@@ -121,25 +187,26 @@ def _within(begin_s: Float, end_s: Float, span: tuple[float, float]) -> slice:
     return slice(max(0, low - 1), high + 1)
 
 
-def _steps(made: go.Figure, series: StepSeries, span: tuple[float, float], *, dark: bool) -> None:
-    part = _within(series.start_s, series.start_s + series.duration_ms * 1e-3, span)
+def _steps(drawing: _Drawing, series: StepSeries) -> None:
+    colour = ink(dark=drawing.dark)
+    part = _within(series.start_s, series.start_s + series.duration_ms * 1e-3, drawing.span)
     seen = np.arange(len(series))[part]
     shown = seen[thinned(series.duration_ms[part])]
-    made.add_scatter(
+    drawing.line(
+        1,
         x=series.start_s[shown],
         y=series.duration_ms[shown],
         mode="lines" if len(shown) > 1 else "markers",
-        line={"color": ink(dark=dark), "width": 1.2},
-        marker={"size": 9, "color": ink(dark=dark)},
+        line={"color": colour, "width": 1.2},
+        marker={"size": 9, "color": colour},
         customdata=(shown + 1)[:, None],
         hovertemplate="%{x:.2f} s: step %{customdata[0]:,} of %{y:.4~g} ms<extra></extra>",
-        row=1,
-        col=1,
     )
     marked = seen[series.outlier[part]]
     if len(marked):
         marked = marked[thinned(series.duration_ms[marked], MAX_MARKS)]
-        made.add_scatter(
+        drawing.line(
+            1,
             x=series.start_s[marked],
             y=series.duration_ms[marked],
             mode="markers",
@@ -147,42 +214,20 @@ def _steps(made: go.Figure, series: StepSeries, span: tuple[float, float], *, da
             customdata=(marked + 1)[:, None],
             hovertemplate="%{x:.2f} s: step %{customdata[0]:,}, an outlier of %{y:.4~g} ms"
             "<extra></extra>",
-            row=1,
-            col=1,
         )
-    made.add_hline(
-        y=series.median_ms,
-        line={"dash": "dot", "width": 1, "color": ink(dark=dark)},
-        row=1,
-        col=1,
-    )
-    _title(made, 1, f"<b>Step time</b>, ms · median {milliseconds(series.median_ms)}")
+    median = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y"}
+    level = {"y0": series.median_ms, "y1": series.median_ms}
+    drawing.shapes.append({**median, **level, "line": {"dash": "dot", "width": 1, "color": colour}})
+    drawing.title(1, f"<b>Step time</b>, ms · median {milliseconds(series.median_ms)}")
     steady = series.duration_ms[part][series.steady[part]]
     known = steady if len(steady) else series.duration_ms[part]
     top = float(np.max(known))
-    made.update_yaxes(range=[0, top * 1.1], row=1, col=1)
+    drawing.scale(1, range=[0, top * 1.1])
 
 
-def _title(made: go.Figure, row: int, text: str) -> None:
-    axis = "" if row == 1 else str(row)
-    made.add_annotation(
-        text=text,
-        x=0,
-        y=1,
-        xref=f"x{axis} domain",
-        yref=f"y{axis} domain",
-        xanchor="left",
-        yanchor="bottom",
-        showarrow=False,
-        font={"size": 12},
-        align="left",
-    )
-
-
-def _bands(
-    made: go.Figure, series: StepSeries, span: tuple[float, float], rows: int, *, dark: bool
-) -> None:
+def _bands(drawing: _Drawing, series: StepSeries) -> None:
     """Shade start-up, evaluation and checkpoints over all rows."""
+    span, dark = drawing.span, drawing.dark
     colours = slot_colours(dark=dark)
     least = (span[1] - span[0]) * MIN_BAND_SHARE
     for band in series.bands:
@@ -192,33 +237,34 @@ def _bands(
         colour = colours[slot] if slot else ink(dark=dark)
         opacity = PLAIN_BANDS.get(band.what, BAND_OPACITY)
         width = max(band.end_s - band.start_s, least)
-        made.add_shape(
-            type="rect",
-            x0=band.start_s,
-            x1=band.start_s + width,
-            xref=f"x{'' if rows == 1 else rows}",
-            y0=0,
-            y1=1,
-            yref="paper",
-            fillcolor=colour,
-            opacity=opacity,
-            line_width=0,
-            layer="below",
+        drawing.shapes.append(
+            {
+                "type": "rect",
+                "x0": band.start_s,
+                "x1": band.start_s + width,
+                "xref": f"x{_number(drawing.rows)}",
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "fillcolor": colour,
+                "opacity": opacity,
+                "line": {"width": 0},
+                "layer": "below",
+            }
         )
 
 
-def _panel(
-    made: go.Figure, panel: Panel, row: int, span: tuple[float, float], *, dark: bool
-) -> None:
-    colours = LINE_COLOURS[0 if dark else 1]
+def _panel(drawing: _Drawing, panel: Panel, row: int) -> None:
+    colours = LINE_COLOURS[0 if drawing.dark else 1]
     form, suffix = UNITS[panel.unit]
     names: list[str] = []
     room = LEGEND_CHARACTERS
     for number, line in enumerate(panel.lines):
         colour = colours[number % len(colours)]
-        part = _within(line.time_s, line.time_s, span)
+        part = _within(line.time_s, line.time_s, drawing.span)
         x, y = thin(line.time_s[part], line.value[part])
-        made.add_scatter(
+        drawing.line(
+            row,
             x=x,
             y=y,
             mode="lines" if len(x) > 1 else "markers",
@@ -230,8 +276,6 @@ def _panel(
             hovertemplate=f"%{{customdata}}: %{{y:.3{form or '~g'}}}{suffix}"
             "<br>%{x:.1f} s<extra></extra>",
             customdata=[short(line.label)] * len(x),
-            row=row,
-            col=1,
         )
         room -= len(line.label) + 3
         if room > 0 or not names:
@@ -239,5 +283,5 @@ def _panel(
     hidden = len(panel.lines) - len(names) + panel.left_out
     more = f"  + {hidden}" if hidden else ""
     unit = f", {panel.unit}" if panel.unit in ("cores", "%") else ""
-    _title(made, row, f"<b>{panel.title}</b>{unit}<br>{'  '.join(names)}{more}")
-    made.update_yaxes(tickformat=form, ticksuffix=suffix, nticks=4, row=row, col=1)
+    drawing.title(row, f"<b>{panel.title}</b>{unit}<br>{'  '.join(names)}{more}")
+    drawing.scale(row, tickformat=form, ticksuffix=suffix, nticks=4)

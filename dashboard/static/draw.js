@@ -14,7 +14,7 @@ export function load(address) {
 
 /** Draw the figure that `data` holds, or change the one that is there; returns the clean-up. */
 export async function draw({ data, parentElement, setTriggerValue }, address) {
-  const { figure, template, dragged, clicked, bar } = JSON.parse(new TextDecoder().decode(data));
+  const { figure, template, subject, dragged, clicked, bar } = JSON.parse(new TextDecoder().decode(data));
   const place = placeOf(parentElement);
   place.tell = setTriggerValue;
   // Its room is kept while the library loads, so that nothing below it jumps.
@@ -25,6 +25,9 @@ export async function draw({ data, parentElement, setTriggerValue }, address) {
   figure.layout.template = template;
   figure.layout.font = { family: getComputedStyle(place).fontFamily, ...figure.layout.font };
   figure.layout.autosize = true;
+  // What a reader has zoomed into stays while a run goes on; what was dragged over does not.
+  figure.layout.uirevision = subject;
+  figure.layout.selectionrevision = order;
   await plotly.react(place, figure.data, figure.layout, {
     displaylogo: false,
     displayModeBar: bar ? "hover" : false,

@@ -55,7 +55,7 @@ def _body(source: Source) -> None:
     zoom = _zoom(root)
     figure, found = flame(root, words, dark=state.is_dark(), zoom=zoom)
     state.html(markup.paragraph(_explained(root.count, words, found)))
-    state.charts(figure, "flame")
+    state.charts(figure, "flame", subject=f"{rank}-{which}-{only_user}-{words}-{zoom}")
     _hot_lines(run, rank, which)
 
 
