@@ -16,7 +16,8 @@ from .base import figure, grid_colour, ink, keep_margins, plain, short
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 
-ROW = 19
+ROW = 21
+"""Pixels; a box names itself only where the page's font fits in."""
 GAP = 0.9
 """Room between two lanes, rows: the lane's name stands there."""
 
@@ -40,7 +41,7 @@ def lanes(  # noqa: PLR0913 - what is drawn, and of which stretch
     place, height = _places(shown)
     made = figure(int((height + 1.5) * ROW) + 70)
     made.update_layout(barmode="overlay", bargap=0, dragmode="select", hovermode="closest")
-    made.update_layout(uniformtext={"minsize": 10, "mode": "hide"}, selectdirection="h")
+    made.update_layout(uniformtext={"minsize": 9, "mode": "hide"}, selectdirection="h")
     made.update_layout(margin={"l": 6, "r": 6, "t": 4, "b": 8})
     begin, width = span[0], max(1, span[1] - span[0])
     colours = {**slot_colours(dark=dark), "none": PLAIN[0 if dark else 1]}

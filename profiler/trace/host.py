@@ -45,6 +45,11 @@ DEFAULT_DISPATCH_NS = 1_500.0
 """Cost of dispatching one op where no calibration exists: a tiny `add` takes 1 to 2 us on server
 and laptop cores (torch 2.13, measured)."""
 
+EXPLAINED_FACTOR = 3.0
+"""How many times longer than at the arithmetic roof a function (sqrt, tanh) may take and still be
+limited by it: by so much the functions' times beside `exp` differ between two processors (AVX-512,
+AVX2; 1.0 to 3.1 times over 13 functions)."""
+
 UNKNOWN_DISPATCH_FACTOR = 3.0
 """An op of unknown cost that takes less than so many dispatches is dispatch; a longer one works."""
 
@@ -274,6 +279,7 @@ class _Judge:
             chosen = inverse == group
             slot, whole_below = self._verdict(int(name), int(signature))
             times = own[chosen]
+            slot = self._streaming(slot, int(name), int(signature), float(times.mean()))
             host[chosen] = np.where(times < whole_below, times, np.minimum(times, self._dispatch))
             slots[chosen] = slot
         return host, slots
@@ -304,6 +310,21 @@ class _Judge:
         # However long a tiny op takes, neither arithmetic nor bandwidth is what it waits for.
         return slot, float("inf") if small else 0.0
 
+    def _streaming(self, slot: Slot, name: int, signature: int, own_ns: float) -> Slot:
+        """`memory` for a function over data beyond the caches that its arithmetic does not explain.
+
+        Where each call writes to fresh memory, the system hands it out page by page, which takes
+        several times as long as the arithmetic.
+        """
+        needs = self._cost(name, signature) if slot == "compute" else None
+        if needs is None or self._roofs is None or not needs.special_flop:
+            return slot
+        largest = max(self._roofs.cache_bytes.values(), default=float("inf"))
+        if needs.family == "random" or needs.bytes <= largest:
+            return slot
+        arithmetic, _ = self._roof_ns(needs)
+        return "memory" if own_ns > EXPLAINED_FACTOR * arithmetic else slot
+
     def _roof_ns(self, needs: Cost | None) -> tuple[float, float]:
         """Time at the arithmetic roof and at the bandwidth roof, ns; zeros where not known."""
         if needs is None or self._roofs is None:
@@ -333,10 +354,11 @@ class _Judge:
         rows = []
         for group in np.argsort(-totals):
             name, signature = int(unique[group][0]), int(unique[group][1])
-            slot, _ = self._verdict(name, signature)
             needs = self._cost(name, signature)
             roofs = self._roof_ns(needs)
             count = int(calls[group])
+            slot, _ = self._verdict(name, signature)
+            slot = self._streaming(slot, name, signature, float(totals[group]) / count)
             if exchanges[group] > 0.5 * totals[group]:
                 slot = "network"
             elif works[group] < 0.5 * totals[group]:
