@@ -222,8 +222,12 @@ def test_a_step_is_looked_into_by_keyboard_and_by_a_drag(wide: Watched) -> None:
     assert "step=" in page.url  # the address leads back to this step
     whole = shown_part(page)
     assert "of it are shown" not in whole
-    named = page.locator(".js-plotly-plot").last.locator(".bartext").evaluate_all(
-        "all => all.filter(e => !/scale.0[)]/.test(e.getAttribute('transform'))).length"
+    named = (
+        page.locator(".js-plotly-plot")
+        .last.locator(".bartext")
+        .evaluate_all(
+            "all => all.filter(e => !/scale.0[)]/.test(e.getAttribute('transform'))).length"
+        )
     )
     assert named >= 1  # the widest boxes say what they are
 

@@ -137,6 +137,28 @@ def test_only_long_gaps_between_ops_are_the_script_s_own_python() -> None:
     assert found.slots["host"] == pytest.approx((40 + 300 + 200 + 3 * 2) * US)
 
 
+@pytest.mark.parametrize(("took_us", "slot"), [(2_000, "compute"), (6_000, "memory")])
+def test_a_function_that_writes_to_fresh_memory_is_not_limited_by_its_arithmetic(
+    took_us: int, slot: str
+) -> None:
+    # Given: 14e6 FLOP of sqrt, 1.4 ms; 16 MB, more than the cache, 0.8 ms
+    roofs = Roofs(
+        flops={"fp32": 1e11, "special": 1e10},
+        bandwidth={"dram_copy": 2e10},
+        cache_bytes={"l3": 4_000_000},
+        dispatch_ns=2_000.0,
+        source="measured",
+    )
+    over = Signature(dims=((2_000_000,),), types=("float",))
+    trace = make_trace(("ProfilerStep#1", 0, 7_000, 0, None), ("aten::sqrt", 0, took_us, 0, over))
+
+    result = divide(trace, whole(0, 7_000), (0, 7_000 * US), roofs)
+
+    assert result is not None
+    assert {op.name: op.slot for op in result.ops} == {"aten::sqrt": slot}
+    assert result.phases["rest"].slots[slot] == pytest.approx((took_us - 2) * US)
+
+
 def test_a_collective_hidden_behind_an_op_costs_nothing() -> None:
     trace = make_trace(
         ("ProfilerStep#1", 0, 2_000, 0, None),

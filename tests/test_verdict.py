@@ -18,6 +18,7 @@ from boundscope.profiler.run.load import RankData, Run, SpanTable
 from boundscope.profiler.timeline import PHASES, Timeline
 from boundscope.profiler.trace.host import HostWindow
 from boundscope.profiler.verdict import judge
+from boundscope.profiler.whatif import Lane, Replay
 
 EMPTY = np.empty(0, np.int64)
 STEP_NS = 10_000_000
@@ -346,3 +347,20 @@ def test_a_host_bound_headline_names_what_holds_the_host_up(found: str, words: s
     finding = Finding(found, "host", saving, 3.3, [], [], [], title="")
 
     assert words in judge(case, [finding]).headline
+
+
+@pytest.mark.parametrize(
+    ("workers_ms", "bound", "runner_up"), [(9.9, "input", "compute"), (3.0, "compute", "input")]
+)
+def test_what_would_take_as_long_without_the_largest_slot_is_the_bound(
+    workers_ms: float, bound: str, runner_up: str
+) -> None:
+    # Given: 5.8 ms of arithmetic, under which the loader's workers make the next batch
+    case = Evidenced(make_features(make_rank(0, 50, compute=0.58, input=0.28, host=0.14)))
+    row = [{"compute": 5.8, "input": 2.8, "host": 1.4}.get(slot, 0.0) for slot in SLOTS]
+    replay = Replay([Lane(np.array([row] * 3), workers_ms=workers_ms)])
+    case.__dict__.update(replay=replay, profiled=replay)
+
+    verdict = judge(case, [])
+
+    assert (verdict.bound, verdict.runner_up) == (bound, runner_up)
