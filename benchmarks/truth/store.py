@@ -91,16 +91,21 @@ def store(cases: list[Case], rows: list[Row], timings: dict[str, list[Timing]], 
 
 
 def store_case(case: Case, timings: list[Timing], runs: Path) -> int:
-    """Pack one run and write what is true of it; returns the bytes of both, 0 if too large."""
+    """Pack one run and write what is true of it; returns the bytes of both, 0 if too large.
+
+    Where it is too large, a smaller one that was stored before stays.
+    """
     wrapped = recorded(timings)
     assert wrapped is not None
     target = SAMPLES / case.name
-    target.mkdir(exist_ok=True)
     archive = target / "run.zip"
-    pack(runs / wrapped.run, archive)
-    if archive.stat().st_size > MAX_RUN_BYTES:
-        shutil.rmtree(target)
-        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "run.zip"
+        pack(runs / wrapped.run, made)
+        if made.stat().st_size > MAX_RUN_BYTES:
+            return 0
+        target.mkdir(exist_ok=True)
+        shutil.move(made, archive)
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
