@@ -76,9 +76,8 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
         tie = False
     lead = abs(scores[top] - scores[second])
     balanced = scores[top] < BALANCED_BELOW or tie
-    if (hidden := _behind(case, top)) is not None:
-        behind, lead = hidden
-        top, second, balanced = behind, top, False
+    if top != "input" and (ahead := _workers_ahead(case, top)) >= BALANCED_MARGIN:
+        top, second, lead, balanced = "input", top, ahead, False
     if unclear := _unclear(case, top, balanced):
         return Verdict("unknown", 0.0, _bound(top), unclear)
     confidence = _confidence(features, lead)
@@ -89,20 +88,16 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
 
 
-def _behind(case: Evidenced, top: str) -> tuple[str, float] | None:
-    """The slot that holds the step up behind the largest one, and by how much its removal leads.
+def _workers_ahead(case: Evidenced, top: str) -> float:
+    """By how much the removal of `input` leads where loader workers hold the step up behind `top`.
 
-    Where the loader's workers, or the host beside a device, would take nearly as long without the
-    largest slot, that is not what the run is bound by: taking the other slot away saves more at its
-    least than taking the largest one away saves.
+    Where they would take nearly as long without the largest slot, that is not what the run is bound
+    by: not to wait for them saves more at its least than taking the largest slot away saves.
     """
+    if not any(lane.workers_ms for lane in case.replay.lanes):
+        return 0.0
     gained = case.saving(top).mid
-    if gained >= case.scores[top] / 2:
-        return None
-    others = {slot: case.saving(slot).low for slot in case.scores if slot not in (top, "other")}
-    slot = max(others, key=lambda slot: others[slot])
-    lead = others[slot] - gained
-    return (slot, lead) if lead >= BALANCED_MARGIN else None
+    return 0.0 if gained >= case.scores[top] / 2 else case.saving("input").low - gained
 
 
 def _avoidable(slot: str, findings: list[Finding]) -> int:
