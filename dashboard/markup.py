@@ -48,8 +48,8 @@ STYLE = """<style>
  border-bottom:1px solid color-mix(in srgb,currentColor 16%,transparent)}
 .bs-table td:first-child{min-width:5rem;overflow-wrap:normal}
 .bs-scroll{overflow-x:auto}
-.bs-figures td,.bs-figures th{white-space:nowrap}
-.bs-figures td{font-variant-numeric:tabular-nums;padding:.2rem 1.2rem .2rem 0}
+.bs-numbers td,.bs-numbers th{white-space:nowrap}
+.bs-numbers td{font-variant-numeric:tabular-nums;padding:.2rem 1.2rem .2rem 0}
 .bs-pick{background:none;border:0;padding:0;color:inherit;font:inherit;cursor:pointer;
  text-decoration:underline;text-underline-offset:.2em}
 .bs-thin{height:.32rem;max-width:16rem;margin:.25rem 0 .35rem}
@@ -233,7 +233,7 @@ def picks(rows: Sequence[Mapping[str, str]]) -> str:
             f'<button class="bs-pick" data-pick="{first}" title="Show it below">{first}</button>'
         )
         body.append(f"<tr><td>{button}</td>{''.join(f'<td>{cell}</td>' for cell in rest)}</tr>")
-    table = f'<table class="bs-table bs-figures"><tr>{head}</tr>{"".join(body)}</table>'
+    table = f'<table class="bs-table bs-numbers"><tr>{head}</tr>{"".join(body)}</table>'
     return f'<div class="bs bs-scroll">{table}</div>'
 
 

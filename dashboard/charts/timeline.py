@@ -90,10 +90,14 @@ class _Drawing:
         for row in range(1, rows + 1):
             low, high = self._domain(row)
             number = _number(row)
-            common = {"gridcolor": grid_colour(dark=dark), "zeroline": False, "fixedrange": True}
+            common = {
+                "gridcolor": grid_colour(dark=dark),
+                "zeroline": False,
+                "fixedrange": True,
+                "automargin": False,
+            }
             self.layout[f"xaxis{number}"] = {
                 **common,
-                "automargin": False,
                 "anchor": f"y{number}",
                 "domain": [0.0, 1.0],
                 "range": list(span),
@@ -101,7 +105,6 @@ class _Drawing:
             }
             self.layout[f"yaxis{number}"] = {
                 **common,
-                "automargin": False,
                 "anchor": f"x{number}",
                 "domain": [low, high],
                 "rangemode": "tozero",

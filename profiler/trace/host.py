@@ -277,9 +277,8 @@ class _Judge:
         slots = np.empty(len(own), dtype="U8")
         for group, (name, signature) in enumerate(unique):
             chosen = inverse == group
-            slot, whole_below = self._verdict(int(name), int(signature))
             times = own[chosen]
-            slot = self._streaming(slot, int(name), int(signature), float(times.mean()))
+            slot, whole_below = self._verdict(int(name), int(signature), float(times.mean()))
             host[chosen] = np.where(times < whole_below, times, np.minimum(times, self._dispatch))
             slots[chosen] = slot
         return host, slots
@@ -288,8 +287,11 @@ class _Judge:
         recorded = self._trace.signatures[signature] if signature >= 0 else Signature()
         return cost(self._trace.names[name], recorded) if signature >= 0 else None
 
-    def _verdict(self, name: int, signature: int) -> tuple[Slot, float]:
-        """The slot of the op's work, and the own time below which all of it is dispatch, ns."""
+    def _verdict(self, name: int, signature: int, own_ns: float) -> tuple[Slot, float]:
+        """The slot of the op's work, and the own time below which all of it is dispatch, ns.
+
+        `own_ns` is the mean of what its calls take.
+        """
         text = self._trace.names[name]
         kind = family(text)
         if kind in HOST_FAMILIES or text.startswith(("autograd::", "torch::autograd")):
@@ -305,25 +307,22 @@ class _Judge:
             slot = "compute" if kind in COMPUTE_FAMILIES else "memory"
             small = needs.bytes < SMALL_BYTES and needs.flop < SMALL_FLOP
         else:
-            slot = "compute" if arithmetic > transfer else "memory"
+            limited = arithmetic > transfer and not self._streams(needs, arithmetic, own_ns)
+            slot = "compute" if limited else "memory"
             small = max(arithmetic, transfer) < self._dispatch
         # However long a tiny op takes, neither arithmetic nor bandwidth is what it waits for.
         return slot, float("inf") if small else 0.0
 
-    def _streaming(self, slot: Slot, name: int, signature: int, own_ns: float) -> Slot:
-        """`memory` for a function over data beyond the caches that its arithmetic does not explain.
+    def _streams(self, needs: Cost, arithmetic_ns: float, own_ns: float) -> bool:
+        """Whether a function over data beyond the caches takes longer than its arithmetic explains.
 
         Where each call writes to fresh memory, the system hands it out page by page, which takes
         several times as long as the arithmetic.
         """
-        needs = self._cost(name, signature) if slot == "compute" else None
-        if needs is None or self._roofs is None or not needs.special_flop:
-            return slot
-        largest = max(self._roofs.cache_bytes.values(), default=float("inf"))
-        if needs.family == "random" or needs.bytes <= largest:
-            return slot
-        arithmetic, _ = self._roof_ns(needs)
-        return "memory" if own_ns > EXPLAINED_FACTOR * arithmetic else slot
+        if self._roofs is None or not needs.special_flop or needs.family == "random":
+            return False
+        beyond = needs.bytes > max(self._roofs.cache_bytes.values(), default=float("inf"))
+        return beyond and own_ns > EXPLAINED_FACTOR * arithmetic_ns
 
     def _roof_ns(self, needs: Cost | None) -> tuple[float, float]:
         """Time at the arithmetic roof and at the bandwidth roof, ns; zeros where not known."""
@@ -357,8 +356,7 @@ class _Judge:
             needs = self._cost(name, signature)
             roofs = self._roof_ns(needs)
             count = int(calls[group])
-            slot, _ = self._verdict(name, signature)
-            slot = self._streaming(slot, name, signature, float(totals[group]) / count)
+            slot, _ = self._verdict(name, signature, float(totals[group]) / count)
             if exchanges[group] > 0.5 * totals[group]:
                 slot = "network"
             elif works[group] < 0.5 * totals[group]:
