@@ -11,9 +11,10 @@ Two trainings differ by several percent for as long as they live, whatever wraps
 to be told: pairs of trainings come first in the table, and the figures that count after them. Those
 of the steps are medians over pairs of turns within one training of each size (`overhead_turns.py`;
 what differs from one training to the next is not in their intervals); that of a whole run is the
-sum of its start and end, its trace windows, and what turns say of its steps.
+sum of its start, end and trace windows, from pairs, and of what turns say of its steps. Each part
+is resampled by itself.
 
-    python benchmarks/overhead.py [--quick] [--pairs 5] [--step-pairs 5] [--turns 100]
+    python benchmarks/overhead.py [--quick] [--pairs 10] [--step-pairs 5] [--turns 100]
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from overhead_figures import (
     Figure,
     Window,
     added,
-    median_interval,
+    medians_drawn,
     ratio,
+    sums_drawn,
     trimmed_mean,
     windows_of,
 )
@@ -81,6 +83,10 @@ class Run:
 
     def edges_s(self) -> float:
         return self.start_s + self.end_s
+
+    def around_s(self) -> float:
+        """All but the steady steps: what comes once in a run."""
+        return self.edges_s() + self.windows_s()
 
     def windows_s(self) -> float:
         """What the trace windows add: standing still, and the slower steps in them."""
@@ -157,8 +163,8 @@ class Measure:
         wrapped = [self.read(pair[1]) for pair in runs]
         compared = [self.compare(*both) for both in zip(plain, wrapped, strict=True)]
         before, after, value = map(statistics.median, (plain, wrapped, compared))
-        low, high = median_interval(compared)
-        return Figure(self.what, before, after, value, low, high, self.unit, self.limit)
+        draws = medians_drawn(compared)
+        return Figure(self.what, before, after, value, draws, self.unit, self.limit)
 
 
 SHORT_STEPS = (
@@ -173,6 +179,7 @@ WHOLE_RUN = (
     Measure("whole run, s", lambda run: run.wall_s, added, "s", RUN_ADDED_LIMIT_S),
     Measure("its start and end, s", Run.edges_s, added, "s", RUN_ADDED_LIMIT_S),
     Measure("its trace windows, s", Run.windows_s, added, "s", RUN_ADDED_LIMIT_S),
+    Measure("its start, end and windows, s", Run.around_s, added, "s", RUN_ADDED_LIMIT_S),
     Measure("peak memory, MB", lambda run: run.peak_mb, added, "MB", MEMORY_ADDED_LIMIT_MB),
 )
 
@@ -230,32 +237,24 @@ def children(count: int, scratch: Path) -> Figure:
             subprocess.run([sys.executable, "-c", ""], check=True, env=environments[wrapped])
             times[wrapped].append((time.perf_counter() - started) * 1000)
     added_ms = [after - before for before, after in zip(times[False], times[True], strict=True)]
-    low, high = median_interval(added_ms)
     return Figure(
         "bare Python child, ms",
         statistics.median(times[False]),
         statistics.median(times[True]),
         statistics.median(added_ms),
-        low,
-        high,
+        medians_drawn(added_ms),
         "ms",
         CHILD_ADDED_LIMIT_MS,
     )
 
 
-def in_parts(edges: Figure, windows: Figure, step: Figure, steps: int) -> Figure:
-    """What a whole run takes longer: its start and end, its windows, and each step's share.
-
-    The ends of the interval are the sums of the parts', which is wider than the sum's own.
-    """
+def in_parts(around: Figure, step: Figure, steps: int) -> Figure:
+    """What a whole run takes longer: its start, end and windows, and each step's share."""
     per_run_s = step.plain * steps / 1000
-    parts = [
-        edges.value + windows.value + (step.value - 1) * per_run_s,
-        edges.low + windows.low + (step.low - 1) * per_run_s,
-        edges.high + windows.high + (step.high - 1) * per_run_s,
-    ]
-    name = "whole run in its parts, s"
-    return Figure(name, 0.0, parts[0], *parts, "s", RUN_ADDED_LIMIT_S)
+    of_steps = [(draw - 1) * per_run_s for draw in step.draws]
+    value = around.value + (step.value - 1) * per_run_s
+    draws = sums_drawn(around.draws, of_steps)
+    return Figure("whole run in its parts, s", 0.0, value, value, draws, "s", RUN_ADDED_LIMIT_S)
 
 
 def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
@@ -268,13 +267,13 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     long = pairs(args.step_pairs, "20ms", 150 if args.quick else 300, scratch, pace)
     steps = 400 if args.quick else 1400
     whole = pairs(args.pairs, "20ms", steps, scratch, pace)
-    run, edges, windows, memory = (measure.over(whole) for measure in WHOLE_RUN)
+    run, edges, windows, around, memory = (measure.over(whole) for measure in WHOLE_RUN)
     between = [measure.over(long) for measure in LONG_STEPS]
     between += [measure.over(short) for measure in SHORT_STEPS]
-    within = [*by_turns, in_parts(edges, windows, by_turns[2], steps), memory, child]
+    within = [*by_turns, in_parts(around, by_turns[2], steps), memory, child]
     header = f"{'plain':>9} {'wrapped':>9} {'value':>8} {'95 % interval':>18} {'':3} {'limit':>6}"
     print(f"\n{'pairs of trainings':40} {header}")
-    for one in (*between, run, edges, windows):
+    for one in (*between, run, edges, windows, around):
         print(one.row())
     print(f"\n{'turns of one training, and the rest':40} {header}")
     for one in within:
@@ -287,10 +286,10 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter runs; figures are rougher")
-    parser.add_argument("--pairs", type=int, default=5, help="of whole runs, about 30 s each")
+    parser.add_argument("--pairs", type=int, default=10, help="of whole runs, about 30 s each")
     parser.add_argument("--step-pairs", type=int, default=5, help="of short runs, for the steps")
     parser.add_argument("--turns", type=int, default=100, help="pairs of turns, for each size")
-    parser.add_argument("--children", type=int, default=40)
+    parser.add_argument("--children", type=int, default=300)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         return 0 if measure_all(args, Path(scratch)) else 1

@@ -29,16 +29,25 @@ class Window:
 
 @dataclass
 class Figure:
-    """A row of the table."""
+    """A row of the table; `draws` are what resampling makes of its value, ascending."""
 
     what: str
     plain: float
     wrapped: float
     value: float
-    low: float
-    high: float
+    draws: list[float]
     unit: str
     limit: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of the 95 % interval."""
+        return self.draws[round(0.025 * len(self.draws))]
+
+    @property
+    def high(self) -> float:
+        """The upper end of the 95 % interval."""
+        return self.draws[round(0.975 * len(self.draws)) - 1]
 
     def verdict(self) -> str:
         if math.isinf(self.limit):
@@ -68,13 +77,16 @@ def trimmed_mean(values: list[float]) -> float:
     return statistics.fmean(kept)
 
 
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by bootstrap with a fixed seed."""
+def medians_drawn(values: list[float]) -> list[float]:
+    """Medians of resampled values (bootstrap with a fixed seed), ascending."""
     draws = random.Random(0)
-    medians = sorted(
-        statistics.median(draws.choices(values, k=len(values))) for _ in range(RESAMPLES)
-    )
-    return medians[round(0.025 * RESAMPLES)], medians[round(0.975 * RESAMPLES) - 1]
+    return sorted(statistics.median(draws.choices(values, k=len(values))) for _ in range(RESAMPLES))
+
+
+def sums_drawn(*parts: list[float]) -> list[float]:
+    """Sums of one draw of each part, parts that were measured apart, ascending."""
+    draws = random.Random(0)
+    return sorted(sum(draws.choice(part) for part in parts) for _ in range(RESAMPLES))
 
 
 def windows_of(run_folder: Path) -> list[Window]:

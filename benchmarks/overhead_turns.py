@@ -36,7 +36,7 @@ from overhead_figures import (
     STEP_RATIO_LIMIT,
     Figure,
     added,
-    median_interval,
+    medians_drawn,
     ratio,
     windows_of,
 )
@@ -176,9 +176,8 @@ def turn_figures(size: str, how: Turning, scratch: Path) -> list[Figure]:
         alone, wrapped = ([read(pair[side]["steps_ms"]) for pair in pairs] for side in (0, 1))
         compared = [compare(*both) for both in zip(alone, wrapped, strict=True)]
         before, after, value = map(statistics.median, (alone, wrapped, compared))
-        low, high = median_interval(compared)
         name = f"{size[:-2]} ms step, {what}"
-        found.append(Figure(name, before, after, value, low, high, unit, limit))
+        found.append(Figure(name, before, after, value, medians_drawn(compared), unit, limit))
     return [*found, _summed(size, pairs)]
 
 
@@ -197,10 +196,9 @@ def _summed(size: str, pairs: list[tuple[Any, Any]]) -> Figure:
         alone, wrapped = means(chance.choices(pairs, k=len(pairs)))
         draws.append(wrapped / alone)
     draws.sort()
-    low, high = draws[round(0.025 * len(draws))], draws[round(0.975 * len(draws)) - 1]
     alone, wrapped = means(pairs)
     name = f"{size[:-2]} ms step, all together"
-    return Figure(name, alone, wrapped, wrapped / alone, low, high, "x", math.inf)
+    return Figure(name, alone, wrapped, wrapped / alone, draws, "x", math.inf)
 
 
 def main() -> int:

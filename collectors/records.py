@@ -104,7 +104,10 @@ class Site(msgspec.Struct, frozen=True, tag_field="t", tag="site", omit_defaults
 
 
 class Window(msgspec.Struct, frozen=True, tag_field="t", tag="window", omit_defaults=True):
-    """One torch-profiler window: its trace file and what it cost the loop."""
+    """One torch-profiler window: its trace file and what it cost the loop.
+
+    `minor_faults`: page faults of the process from its start to its end; -1 where not counted.
+    """
 
     index: int
     start_ns: int
@@ -118,6 +121,7 @@ class Window(msgspec.Struct, frozen=True, tag_field="t", tag="window", omit_defa
     stop_cost_ns: int = 0
     export_cost_ns: int = 0
     truncated: bool = False
+    minor_faults: int = -1
 
 
 class Process(msgspec.Struct, frozen=True, tag_field="t", tag="process", omit_defaults=True):

@@ -66,9 +66,15 @@ def doubt(warnings: Sequence[Warning_]) -> float:
 
 
 def unlike_windows(
-    line: Timeline, windows: Sequence[tuple[Window, HostWindow]], rank: int
+    line: Timeline,
+    windows: Sequence[tuple[Window, HostWindow]],
+    rank: int,
+    apart_ns: float = 0.0,
 ) -> list[Warning_]:
-    """A warning where profiled steps do other work than the run's unprofiled ones."""
+    """A warning where profiled steps do other work than the run's unprofiled ones.
+
+    `apart_ns`: what is known to be in a profiled step and not in another one.
+    """
     calm = line.calm
     if calm.sum() < 3 or not windows:
         return []
@@ -80,7 +86,7 @@ def unlike_windows(
     ]
     if not seen or usual <= 0:
         return []
-    work = float(np.median([value for value, _ in seen]))
+    work = float(np.median([value for value, _ in seen])) - apart_ns
     cost = float(np.median([events for _, events in seen])) * MAX_EVENT_OVERHEAD_NS
     if usual / UNLIKE <= work <= (usual + cost) * UNLIKE:
         return []

@@ -27,6 +27,7 @@ from .device_roofs import device_roofs
 from .device_waits import DeviceWaits, device_waits
 from .diagnosis import SLOTS, Warning_
 from .errors import UnusableData
+from .fresh_pages import FreshPages, with_fresh_pages
 from .held_back import held_share, hold_back, move
 from .machine.roofs import Roofs
 from .neighbours import busy_host
@@ -109,6 +110,8 @@ class RankFeatures:
     `stalled` is the share in waits for the loader beside a device that no window shows: a part of
     `input`. `unhidden` is when nothing hides communication, `waits` how host and device wait for
     each other. `telling` is the time that the shares of a CPU training were taken from.
+    `fresh` are the pages of memory that its ops write for the first time, a part of `memory`, where
+    they take long enough; the `work_ns` of `ops` is without them.
     `aftermath` is, for `storage` and `evaluation`, the share of the step in slower work after them:
     a part of theirs.
     """
@@ -134,6 +137,7 @@ class RankFeatures:
     telling: Union = EMPTY
     waits: DeviceWaits = field(default_factory=DeviceWaits)
     aftermath: dict[str, float] = field(default_factory=dict)
+    fresh: FreshPages = field(default_factory=FreshPages)
 
     @property
     def rank(self) -> int:
@@ -250,7 +254,8 @@ def derive_from(
         mine = collectives[item.data.rank]
         made = replace(made, collectives=mine, unhidden=_unhidden(item, made) if mine else EMPTY)
         warnings += trace_against_metrics(run, made.device, made.rank)
-        warnings += unlike_windows(item.line, made.windows, made.rank)
+        made = with_fresh_pages(run, made)
+        warnings += unlike_windows(item.line, made.windows, made.rank, made.fresh.apart_ns)
         if item.on_device:
             windows = [window for window, _ in item.traces]
             share = made.facts.profiler_share

@@ -237,6 +237,25 @@ def test_a_thread_that_must_share_its_core_shows_involuntary_switches_and_run_de
     assert values["rank.3.cpu_cores"] < 0.75
 
 
+def test_pages_that_a_rank_writes_for_the_first_time_are_its_minor_faults(
+    tmp_path: Path, children: list[subprocess.Popen[bytes]]
+) -> None:
+    # Of each mapping of 8 MB every page is written once.
+    write = "m = mmap.mmap(-1, 2**23)\n    m[::4096] = bytes(2**11)\n    m.close()"
+    one = up(f"import mmap\nUP\nwhile True:\n    {write}")
+    children.append(one)
+    collector = HostCollector()
+    job = job_of(one.pid, tmp_path)
+    job.ranks = {one.pid: 3}
+    collector.start(job)
+
+    time.sleep(1.0)
+    values = values_of(collector.sample())
+
+    assert values["rank.3.minor_faults_per_s"] > 2**11
+    assert values["rank.3.minor_faults_per_s"] <= values["job.minor_faults_per_s"] * 1.01
+
+
 @pytest.fixture
 def throttled_group() -> Iterator[Path]:
     """A real control group with a tenth of a core, where root may make one."""

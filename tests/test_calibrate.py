@@ -50,6 +50,8 @@ def test_a_real_measurement_gives_plausible_roofs(measured: Roofs) -> None:
     assert 1e8 < measured.bandwidth["dram_triad"] < 1e12
     assert 100 < measured.dispatch_ns < 1e6
     assert measured.flops["special"] > 0
+    assert 10 < measured.fresh_page_ns < 1e5
+    assert measured.page_bytes == os.sysconf("SC_PAGESIZE")
 
 
 @needs_torch
@@ -107,6 +109,36 @@ def test_what_one_thread_reaches_several_reach_too() -> None:
     roofs = finished(program)
     # then
     assert roofs.flops["fp32"] == 4e11
+
+
+def test_an_op_that_takes_ten_slices_is_called_once() -> None:
+    # given: bfloat16 on a processor without instructions for it
+    calls: list[float] = []
+
+    def slow() -> None:
+        calls.append(time.sleep(0.02) or 0.02)
+
+    # when, then
+    assert probe.best_seconds(slow, 0.001) == pytest.approx(0.02, rel=0.9)
+    assert len(calls) == 1
+
+
+def test_a_larger_size_is_left_out_where_a_smaller_one_is_slow() -> None:
+    # given: 10 units/ms, so that 200 units take 20 ms, twenty slices
+    sizes: list[int] = []
+
+    def figure(amount: int) -> probe.Figure:
+        def run() -> None:
+            sizes.append(amount)
+            time.sleep(amount * 1e-4)
+
+        return probe.Figure("flops", "bf16", 1, float(amount), run)
+
+    # when
+    torch = SimpleNamespace(set_num_threads=lambda _: None)
+    list(probe.rounds(torch, [figure(200), figure(4000)], 0.001, time.perf_counter()))
+    # then
+    assert set(sizes) == {200}
 
 
 def test_kept_roofs_are_found_by_threads_and_torch_version() -> None:

@@ -13,6 +13,8 @@ import pytest
 from boundscope.collectors.records import Process, Site
 from boundscope.profiler.diagnosis import Diagnosis, Fix
 from boundscope.profiler.features import RankFeatures
+from boundscope.profiler.fresh_pages import FreshPages
+from boundscope.profiler.machine.roofs import Roofs
 from boundscope.profiler.rules import finding_ids
 from boundscope.profiler.trace.collectives import Collective
 from boundscope.profiler.trace.costs import family
@@ -366,6 +368,12 @@ def _prepared() -> RankFeatures:
     return replace(rank, phase_ms={**rank.phase_ms, "preparation": 80.0})
 
 
+def _fresh() -> RankFeatures:
+    roofs = Roofs({"fp32": 1e11}, {"dram_copy": 1e10}, fresh_page_ns=1_000.0)
+    pages = FreshPages(40_000, 0.4)
+    return rank_of([elementwise("aten::mul", 30)], "memory", roofs=roofs, fresh=pages)
+
+
 def _tiny() -> RankFeatures:
     op = replace(
         elementwise("aten::add", 1, calls=300), slot="host", self_ns=60.0 * MS, work_ns=0.0
@@ -384,6 +392,7 @@ MADE: list[tuple[Callable[[], RankFeatures], str]] = [
     ],
     (lambda: rank_of([FILL, UPDATE, GRADIENT, LOOKUP], "memory"), "dense-embedding-gradient"),
     (lambda: rank_of([], "host"), "python-in-loop"),
+    (_fresh, "fresh-pages"),
     (_tiny, "tiny-ops"),
     (_garbage, "garbage-collection"),
     (_prepared, "batch-prepared-in-loop"),

@@ -45,6 +45,21 @@ def test_a_planted_cause_is_named_at_its_line(
         assert line_with(line) in named
 
 
+def test_memory_that_is_handed_out_anew_is_named_and_the_advice_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = findings_of(tmp_path / "as-it-is", "fresh-pages", 60)
+    advised = findings["fresh-pages"]["fixes"][0]["snippet"].split()
+    for setting in advised:
+        name, is_setting, value = setting.partition("=")
+        if is_setting:
+            monkeypatch.setenv(name, value)
+    after = findings_of(tmp_path / "advised", "fresh-pages", 60)
+
+    assert findings["fresh-pages"]["saving"]["mid"] > 0.2
+    assert "fresh-pages" not in after
+
+
 def test_lines_are_named_in_a_project_that_is_called_as_a_library_or_as_we_are(
     tmp_path: Path,
 ) -> None:

@@ -24,6 +24,7 @@ LINELESS = frozenset(
     {
         "threads",
         "dense-embedding",
+        "fresh-pages",
         "update",
         "wide",
         "uneven",
@@ -169,7 +170,10 @@ PLANTED = (
         "memory",
         _strengths("--rows {}", "40000", "150000"),
     ),
+    Planted("cnn", "fresh-pages", "memory", {"strong": "--field-ops 3 --give-back"}),
+    Planted("recommender", "fresh-pages", "memory", {"medium": "--rows 40000 --give-back"}),
     Planted("vae", "field", "memory", _strengths("--field-ops {}", "6", "16")),
+    Planted("vae", "fresh-pages", "memory", {"strong": "--field-ops 3 --give-back"}),
     Planted(
         "transformer", "update", "memory", _strengths("--vocabulary {}", "15000", "45000"), "strong"
     ),

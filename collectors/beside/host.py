@@ -52,6 +52,9 @@ class HostCollector:
         "job.involuntary_switches_per_s": Metric("1/s", "context switches because it had to yield"),
         "rank.<rank>.cpu_cores": Metric("cores", "CPU used by one rank and its loader workers"),
         "rank.<rank>.rss_bytes": Metric("bytes", "resident memory of one rank and its workers"),
+        "rank.<rank>.minor_faults_per_s": Metric(
+            "1/s", "page faults of the rank's own process served from memory"
+        ),
         "rank.<rank>.main_run_delay_share": Metric(
             "share", "time in which the rank's main thread was ready but had no core"
         ),
@@ -152,6 +155,9 @@ class HostCollector:
                 f"{prefix}.{pid}", ticks / TICKS_PER_S, snapshot.mono_ns
             )
             values[f"{prefix}.rss_bytes"] = sum(stat.rss_bytes for stat in stats)
+            values[f"{prefix}.minor_faults_per_s"] = self._rates.per_s(
+                f"{prefix}.{pid}.minor", stats[0].minor_faults, snapshot.mono_ns
+            )
             values[f"{prefix}.main_run_delay_share"] = self._run_delay(pid)
             values.update(self._of_waits(prefix, pid, stats, snapshot.mono_ns))
         return values

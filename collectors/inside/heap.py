@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -15,6 +16,11 @@ def resident_bytes() -> int:
             return int(file.read().split()[1]) * PAGE_BYTES
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def minor_faults() -> int:
+    """Page faults of this process so far that were served from memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def trim() -> None:

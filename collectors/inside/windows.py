@@ -16,8 +16,10 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..records import TRACE_MARKER, SpanKind, Window
-from .heap import resident_bytes, trim
+from .heap import minor_faults, resident_bytes, trim
 from .manners import UnseenThread, call_in_main_thread, signals_deferred
 from .recorder import HOLD_S, Recorder
 
@@ -104,7 +106,7 @@ class Windows:
         self._failed = False
         self._again = False
         self._tries = MAX_TRIES
-        self._resident = 0
+        self._resident = self._faults = 0
         self._warm = (0, 0)
         self.foreign = False
         self.importer = 0
@@ -273,6 +275,7 @@ class Windows:
         self._start_ns = time.monotonic_ns()
         self._start_cost = self._start_ns - begin
         self._end_by = self._start_ns + int(seconds * 1e9)
+        self._faults = minor_faults()
         self._recorder.span(SpanKind.PROFILER, begin, self._start_ns, self._index)
         self._annotate(self._first_step)
         self._recorder.short_sleep = True
@@ -315,6 +318,7 @@ class Windows:
             if profile is None:
                 return
             begin = time.monotonic_ns()
+            faults = minor_faults() - self._faults
             if threading.get_ident() == self._recorder.training_thread:
                 self._end_annotation()
             self._own_call = threading.get_ident()
@@ -343,6 +347,7 @@ class Windows:
                 start_cost_ns=self._start_cost,
                 stop_cost_ns=self._stop_cost,
                 truncated=truncated,
+                minor_faults=faults,
             )
             self._index += 1
             self._pending = (profile, window)
@@ -423,19 +428,8 @@ class Windows:
             start = window.start_ns - self._recorder.clock.offset_ns
             self._recorder.spans.append((SpanKind.WINDOW, start, end - start, window.index, thread))
             self._recorder.record(
-                Window(
-                    index=window.index,
-                    start_ns=window.start_ns,
-                    end_ns=window.end_ns,
-                    first_step=window.first_step,
-                    steps=window.steps,
-                    file=path.name,
-                    events=events,
-                    reason=window.reason,
-                    start_cost_ns=window.start_cost_ns,
-                    stop_cost_ns=window.stop_cost_ns,
-                    export_cost_ns=end - begin,
-                    truncated=window.truncated,
+                msgspec.structs.replace(
+                    window, file=path.name, events=events, export_cost_ns=end - begin
                 )
             )
             self._plan_after(window, events)

@@ -99,6 +99,8 @@ def _rows(roofs: Roofs) -> Iterator[tuple[str, str]]:
         yield LEVELS.get(level, level), f"{rate / 1e9:.1f} GB/s"
     if roofs.dispatch_ns:
         yield "dispatch of a small op", f"{roofs.dispatch_ns / 1e3:.2f} µs"
+    if roofs.fresh_page_ns:
+        yield "a page fresh from the system", f"{roofs.fresh_page_ns / 1e3:.2f} µs"
     ridge = roofs.ridge("fp32")
     if ridge:
         yield "ridge point, fp32", f"{ridge:.1f} FLOP/byte"

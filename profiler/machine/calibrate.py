@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ threads came out 25 to 90 % low, since all wait at each barrier for the one that
 
 BUSY = "the machine was busy with other work: these roofs may be too low and are not kept"
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of the file name: raised when figures change their meaning, so that no old one is used."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_-]+")
@@ -224,6 +225,8 @@ def _roofs(figures: Mapping[str, Any], device: str, note: str) -> Roofs | None:
         bandwidth=bandwidth,
         cache_bytes=caches,
         dispatch_ns=1e9 / rates["dispatch"] if rates.get("dispatch") else 0.0,
+        fresh_page_ns=1e9 * figures.get("fresh_page_s", 0.0),
+        page_bytes=resource.getpagesize(),
         threads=threads,
         source="measured",
         device=str(figures.get("device", "")) or this_machine().cpu,

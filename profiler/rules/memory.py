@@ -70,7 +70,8 @@ def find(case: Evidenced) -> list[Finding]:
     copied = min(share - stalled, share * copied / held if held else 0.0)
     if ops and _families(ops)[0][0] == "copy":
         copied = 0.0  # one finding for both
-    by_ops = share - stalled - copied
+    fresh = share * min(1.0, rank.fresh.share / held) if held else 0.0
+    by_ops = max(0.0, share - stalled - copied - fresh)
     on_tables, rest = split_by_table(ops, dense_tables(rank))
     dense = [op for mine in on_tables.values() for op in mine]
     whole = by_ops * _part(dense, ops)
@@ -79,7 +80,7 @@ def find(case: Evidenced) -> list[Finding]:
     parts = [(whole, partial(_on_tables, case, rank, on_tables))]
     parts.append((by_ops - whole, partial(_by_ops, case, rank, rest)))
     parts.append((copied, partial(_copied, case, rank)))
-    return told(parts, always=stalled < MIN_SHARE)
+    return told(parts, always=max(stalled, fresh) < MIN_SHARE)
 
 
 def _part(some: list[OpTime], ops: list[OpTime]) -> float:

@@ -13,19 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from allocator import hold_memory
 from samples import Batch, Make, batches_of
 from torch import nn
 
-REMOVALS = (
-    "input",
-    "host",
-    "compute",
-    "memory",
-    "network",
-    "imbalance",
-    "storage",
-    "evaluation",
-)
+REMOVALS = ("input", "host", "compute", "memory", "network", "imbalance", "storage", "evaluation")
+"""Limits that `--remove` takes away, each by itself and all else left as it is.
+
+What is taken away where: `input` with the batches (samples.py), `compute` with the layers
+(removals.py), memory that is given back to the system with the allocator (allocator.py), `network`
+and `imbalance` between the ranks (ddp.py), `host` and other `memory` in each script; what happens
+beside the model, here.
+"""
 BLOCK = 128 * 1024
 """Elements of a block of the field that stays in the cache: 512 kB."""
 BINS = 16
@@ -57,6 +56,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     add("--save-mb", type=int, default=0, help="of a buffer that is saved with the model")
     add("--eval-every", type=int, default=0)
     add("--eval-batches", type=int, default=10)
+    add("--give-back", action="store_true", help="freed memory to the system at once")
     add("--field-ops", type=int, default=0, help="element-wise ops over a field of 24 MB")
     return parser
 
@@ -103,7 +103,7 @@ class Job:
     """One training: its options, and what happens beside forward, backward and update."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
+        self.args = hold_memory(args)
         self.ends: list[float] = []
         self.pauses: list[tuple[float, float]] = []
         self.kept: list[torch.Tensor] = []

@@ -23,7 +23,7 @@ class Block(nn.Module):
         super().__init__()
         self.attend = attend
         self.first_norm = nn.LayerNorm(width)
-        self.second_norm = nn.LayerNorm(width)
+        self.second_norm, self.gelu = nn.LayerNorm(width), nn.GELU()
         self.project = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.widen = nn.Linear(width, 4 * width)
@@ -35,7 +35,7 @@ class Block(nn.Module):
         query, key, value = joined.permute(2, 0, 3, 1, 4)
         mixed = self.attend(query, key, value).transpose(1, 2).reshape(x.shape)
         x = x + self.out(mixed)
-        return x + self.narrow(functional.gelu(self.widen(self.second_norm(x))))
+        return x + self.narrow(self.gelu(self.widen(self.second_norm(x))))
 
 
 class LanguageModel(nn.Module):
