@@ -36,7 +36,6 @@ FIRST_WRITES = frozenset(
 
 WORK_SLOTS = ("compute", "memory")
 
-
 DIVIDED = ("compute", "memory", "host", "other")
 """Slots of a step's work that the windows tell."""
 
@@ -66,9 +65,9 @@ def with_fresh_pages(run: Run, rank: RankFeatures) -> RankFeatures:
         return rank
     page_ns, step_ns = rank.roofs.fresh_page_ns, float(rank.step_ms.mean()) * 1e6
     pages = pages_per_step(run, rank)
-    counted = _pages_in_windows(rank)
     if pages is None:
-        pages = (counted or 0.0) / steps  # nothing says that they are fewer outside the windows
+        return rank  # the windows alone do not tell: what the profiler gave back they get anew
+    counted = _pages_in_windows(rank)
     taken = _dealt(rank.ops, (pages * steps if counted is None else counted) * page_ns)
     by_slot = {
         slot: sum(ns for op, ns in zip(rank.ops, taken, strict=True) if op.slot == slot)

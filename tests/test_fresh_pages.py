@@ -97,15 +97,23 @@ def test_pages_in_the_windows_alone_are_no_part_of_a_usual_step(rank: RankFeatur
     assert not {f.id for f in diagnosed(found).findings} & {"fresh-pages"}
 
 
-def test_a_run_too_short_for_readings_is_judged_by_its_windows(rank: RankFeatures) -> None:
+def test_a_run_too_short_for_readings_is_left_as_it_is(rank: RankFeatures) -> None:
+    window = Window(0, 0, 100 * MS, 10, 1, minor_faults=80_000)
+    told = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 100 * MS)
+    given = replace(rank, windows=[(window, told)])
+
+    assert with_fresh_pages(recorded(given), given) is given
+
+
+def test_of_a_window_the_part_that_was_divided_counts(rank: RankFeatures) -> None:
     # Half of the window's time is in steps that are like the others: half of its pages count.
     window = Window(0, 0, 200 * MS, 10, 1, minor_faults=80_000)
     half = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 200 * MS)
     given = replace(rank, windows=[(window, half)])
 
-    found = with_fresh_pages(recorded(given), given)
+    found = with_fresh_pages(recorded(given, **{RANK: 400_000.0}), given)
 
-    assert found.fresh.pages == pytest.approx(40_000)
+    assert found.window_ms == pytest.approx(60)
     assert found.fresh.share == pytest.approx(0.4)
     assert found.fresh.apart_ns == pytest.approx(0.0)
 

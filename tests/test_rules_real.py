@@ -48,13 +48,13 @@ def test_a_planted_cause_is_named_at_its_line(
 def test_memory_that_is_handed_out_anew_is_named_and_the_advice_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    findings = findings_of(tmp_path / "as-it-is", "fresh-pages", 60)
+    findings = findings_of(tmp_path / "as-it-is", "fresh-pages", 150)
     advised = findings["fresh-pages"]["fixes"][0]["snippet"].split()
     for setting in advised:
         name, is_setting, value = setting.partition("=")
         if is_setting:
             monkeypatch.setenv(name, value)
-    after = findings_of(tmp_path / "advised", "fresh-pages", 60)
+    after = findings_of(tmp_path / "advised", "fresh-pages", 150)
 
     assert findings["fresh-pages"]["saving"]["mid"] > 0.2
     assert "fresh-pages" not in after

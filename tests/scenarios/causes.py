@@ -115,8 +115,9 @@ def main() -> None:
         if cause == "memory-growth":
             kept.append(torch.ones(1024, 512))
             time.sleep(0.03)
-        scale = (field * 2 + 1).clamp(max=1).mean() if len(field) else 1.0
-        loss = nn.functional.mse_loss(model(batch * scale), batch)
+        loss = nn.functional.mse_loss(model(batch), batch)
+        if len(field):
+            loss = loss * (field * 2 + 1).clamp(max=1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
