@@ -26,8 +26,8 @@ class Roofs(msgspec.Struct, frozen=True, omit_defaults=True):
     less time than the dispatch of an op.
     `cache_bytes`: bytes of each cache level ("l1", "l2", "l3") that the threads reach together.
     `dispatch_ns`: time of one tiny op, almost all of it dispatch; 0 where not known.
-    `fresh_page_ns`: what the first write to a page of memory costs beyond the write itself, all
-    threads at it; 0 where not known. `page_bytes`: of such a page.
+    `fresh_page_ns`: what a page of memory costs more to write where it is handed out anew and given
+    back than where it is kept, all threads at it; 0 where not known. `page_bytes`: of such a page.
     `threads`: the threads that these roofs hold for; 0 for a device.
     """
 
