@@ -2,8 +2,8 @@
 
 The C library gives large blocks back as soon as they are freed, and asks for new ones in the next
 step. Each of their pages is found, cleared and mapped at its first write, while the op waits: on a
-virtual machine 1.4 to 2.1 us a page, where one that is kept takes 0.2 to 0.3 (an add over 40 MB). The op is then limited neither
-by arithmetic nor by bandwidth, and nothing is wrong with it.
+virtual machine 1.4 to 2.1 us a page, where one that is kept takes 0.2 to 0.3 (an add over 40 MB).
+The op is then limited neither by arithmetic nor by bandwidth, and nothing is wrong with it.
 """
 
 from __future__ import annotations
