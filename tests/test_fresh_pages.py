@@ -44,6 +44,13 @@ def recorded(rank: RankFeatures, **per_s: float) -> Run:
     return run
 
 
+def windowed(rank: RankFeatures, faults: int, long_ms: int = 100) -> RankFeatures:
+    """The rank with a window of which 100 ms of forward pass were divided."""
+    window = Window(0, 0, long_ms * MS, 10, 1, minor_faults=faults)
+    told = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, long_ms * MS)
+    return replace(rank, windows=[(window, told)])
+
+
 def test_the_pages_time_is_taken_from_ops_by_their_traffic_down_to_their_roof(
     rank: RankFeatures,
 ) -> None:
@@ -79,13 +86,7 @@ def test_ops_that_write_in_place_lose_nothing(rank: RankFeatures) -> None:
 
 def test_pages_in_the_windows_alone_are_no_part_of_a_usual_step(rank: RankFeatures) -> None:
     # All that the ops take above their roofs in the window; none in the other steps.
-    window = Window(0, 0, 100 * MS, 10, 1, minor_faults=80_000)
-    given = replace(
-        rank,
-        windows=[
-            (window, HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 100 * MS))
-        ],
-    )
+    given = windowed(rank, 80_000)
 
     found = with_fresh_pages(recorded(given, **{RANK: 100.0}), given)
 
@@ -98,18 +99,14 @@ def test_pages_in_the_windows_alone_are_no_part_of_a_usual_step(rank: RankFeatur
 
 
 def test_a_run_too_short_for_readings_is_left_as_it_is(rank: RankFeatures) -> None:
-    window = Window(0, 0, 100 * MS, 10, 1, minor_faults=80_000)
-    told = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 100 * MS)
-    given = replace(rank, windows=[(window, told)])
+    given = windowed(rank, 80_000)
 
     assert with_fresh_pages(recorded(given), given) is given
 
 
 def test_of_a_window_the_part_that_was_divided_counts(rank: RankFeatures) -> None:
     # Half of the window's time is in steps that are like the others: half of its pages count.
-    window = Window(0, 0, 200 * MS, 10, 1, minor_faults=80_000)
-    half = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 200 * MS)
-    given = replace(rank, windows=[(window, half)])
+    given = windowed(rank, 80_000, long_ms=200)
 
     found = with_fresh_pages(recorded(given, **{RANK: 400_000.0}), given)
 
@@ -119,13 +116,7 @@ def test_of_a_window_the_part_that_was_divided_counts(rank: RankFeatures) -> Non
 
 
 def test_pages_of_usual_steps_count_also_where_the_windows_had_none(rank: RankFeatures) -> None:
-    window = Window(0, 0, 100 * MS, 10, 1, minor_faults=0)
-    given = replace(
-        rank,
-        windows=[
-            (window, HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, 100 * MS))
-        ],
-    )
+    given = windowed(rank, 0)
 
     found = with_fresh_pages(recorded(given, **{RANK: 500_000.0}), given)
 

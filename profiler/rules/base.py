@@ -98,6 +98,11 @@ class Evidenced:
         """The part of a slot's score that is slower work behind its events, mean over the ranks."""
         return float(np.mean([rank.aftermath.get(slot, 0.0) for rank in self.features.ranks]))
 
+    def fresh_share(self, rank: RankFeatures) -> float:
+        """The part of the score of `memory` that is pages handed out anew, as on this rank."""
+        held = rank.shares["memory"]
+        return self.scores["memory"] * min(1.0, rank.fresh.share / held) if held else 0.0
+
     @property
     def cores(self) -> int:
         """Cores that the job may use on a host; 1 where nothing is recorded."""

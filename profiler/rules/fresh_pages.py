@@ -15,14 +15,12 @@ def find(case: Evidenced) -> list[Finding]:
     rank = max(case.features.ranks, key=lambda rank: rank.fresh.share, default=None)
     if rank is None or rank.roofs is None or rank.fresh.share < MIN_SHARE:
         return []
-    held = rank.shares["memory"]
-    share = case.scores["memory"] * min(1.0, rank.fresh.share / held) if held else 0.0
     ops = _longest(rank)
     return [
         case.finding(
             id="fresh-pages",
             bound="memory",
-            share=share,
+            share=case.fresh_share(rank),
             title="Ops write to memory that the system hands out anew in each step",
             evidence=_evidence(rank),
             where=[Place(rank=rank.rank, op=op) for op in ops] or [Place(rank=rank.rank)],

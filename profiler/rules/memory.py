@@ -70,7 +70,7 @@ def find(case: Evidenced) -> list[Finding]:
     copied = min(share - stalled, share * copied / held if held else 0.0)
     if ops and _families(ops)[0][0] == "copy":
         copied = 0.0  # one finding for both
-    fresh = share * min(1.0, rank.fresh.share / held) if held else 0.0
+    fresh = case.fresh_share(rank)
     by_ops = max(0.0, share - stalled - copied - fresh)
     on_tables, rest = split_by_table(ops, dense_tables(rank))
     dense = [op for mine in on_tables.values() for op in mine]
