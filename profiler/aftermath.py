@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .shares import steady_phases
 from .timeline import WORK_PHASES, Timeline
 
 Float = npt.NDArray[np.float64]
@@ -64,6 +65,13 @@ def charged(phases_ns: dict[str, Float], extra: dict[str, Float]) -> dict[str, F
             result[name] = result[name] * kept
         result[phase] = result[phase] + work * (1 - kept)
     return result
+
+
+def charged_phases(line: Timeline) -> tuple[dict[str, Float], dict[str, Float]]:
+    """Phases of the steady steps, ns, with what events leave behind charged to them, and that."""
+    as_measured = steady_phases(line)
+    extra = aftermath(line, as_measured)
+    return charged(as_measured, extra), extra
 
 
 def _since(at: Int64, count: int) -> Int64:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..collectors.records import Window
 from .after_step import after_step
-from .aftermath import aftermath, charged
+from .aftermath import charged_phases
 from .alike import telling_phases, unlike_steps
 from .contradictions import (
     started_apart,
@@ -377,9 +377,7 @@ def _on_host(item: RankInput, roofs: Roofs | None, transfers: Union | None) -> R
         divided = divide(trace, phases, (window.start_ns, window.end_ns), roofs, transfers)
         if divided is not None:
             windows.append((window, divided))
-    as_measured = steady_phases(line)
-    extra = aftermath(line, as_measured)
-    phases_ns = charged(as_measured, extra)
+    phases_ns, extra = charged_phases(line)
     overhead = event_overhead(line, windows)
     fractions = host_fractions(windows, overhead)
     means = {phase: float(values.mean()) for phase, values in phases_ns.items()}

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .diagnosis import SLOTS
+from .aftermath import charged_phases
 from .held_back import MIN_READINGS, steady_span
 from .metrics import series_of, within
-from .run.load import Float, Run
-from .trace.host import OpTime
+from .run.load import Run
+from .shares import MEASURED, block_shares, combine, event_overhead, host_fractions
+from .trace.host import HostWindow, OpTime
 
 if TYPE_CHECKING:
     from .features import RankFeatures
@@ -35,9 +36,6 @@ FIRST_WRITES = frozenset(
 )
 
 WORK_SLOTS = ("compute", "memory")
-
-DIVIDED = ("compute", "memory", "host", "other")
-"""Slots of a step's work that the windows tell."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +79,51 @@ def with_fresh_pages(run: Run, rank: RankFeatures) -> RankFeatures:
     ops = [replace(op, work_ns=op.work_ns - ns) for op, ns in zip(rank.ops, taken, strict=True)]
     left = {slot: 1 - ns / max(_work(rank.ops, slot), ns, 1.0) for slot, ns in by_slot.items()}
     return replace(
-        rank,
-        shares=dict(zip(SLOTS, _refilled(_row(rank), left, usual)[0].tolist(), strict=True)),
-        block_shares=_refilled(rank.block_shares, left, usual),
+        _divided_anew(rank, left, usual),
         ops=ops,
         window_ms=rank.window_ms - in_windows * 1e-6,
         fresh=FreshPages(pages, usual, in_windows / steps - usual * step_ns),
     )
 
 
-def _row(rank: RankFeatures) -> Float:
-    return np.array([[rank.shares[slot] for slot in SLOTS]])
+def _divided_anew(rank: RankFeatures, left: Mapping[str, float], fresh: float) -> RankFeatures:
+    """The rank with its shares as windows divide them that have only so much left of some slots,
+    and `fresh` of a step in `memory`, in the phases from which the rest was taken."""
+    windows = [(window, _less(divided, left)) for window, divided in rank.windows]
+    phases_ns, _ = charged_phases(rank.timeline)
+    means = {phase: float(values.mean()) for phase, values in phases_ns.items()}
+    overhead = event_overhead(rank.timeline, windows)
+    fractions = host_fractions(windows, overhead)
+    taken = {phase: _taken(rank, phase, left) for phase in fractions}
+    fresh_ns = fresh * sum(means.values()) / max(sum(taken.values()), 1.0)
+    for phase, fraction in fractions.items():
+        part = min(1.0, fresh_ns * taken[phase] / means[phase]) if means[phase] else 0.0
+        fractions[phase] = {slot: value * (1 - part) for slot, value in fraction.items()}
+        fractions[phase]["memory"] = fractions[phase].get("memory", 0.0) + part
+    return replace(
+        rank,
+        shares=combine(means, fractions, MEASURED),
+        block_shares=block_shares(phases_ns, fractions, MEASURED),
+        event_overhead_ns=overhead,
+    )
 
 
-def _refilled(rows: Float, left: Mapping[str, float], fresh: float) -> Float:
-    """Rows of shares with only so much left of some slots, and `fresh` in `memory`.
+def _less(divided: HostWindow, left: Mapping[str, float]) -> HostWindow:
+    phases = {}
+    for name, phase in divided.phases.items():
+        slots = {slot: ns * left.get(slot, 1.0) for slot, ns in phase.slots.items()}
+        gone = sum(phase.slots.values()) - sum(slots.values())
+        phases[name] = replace(phase, slots=slots, wall_ns=phase.wall_ns - gone)
+    return replace(divided, phases=phases)
 
-    What the windows divide takes as much of the step as before.
-    """
-    kept = np.array([left.get(slot, 1.0) for slot in SLOTS])
-    divided = np.isin(SLOTS, DIVIDED)
-    before = np.where(divided, rows, 0.0).sum(axis=1)
-    given = np.minimum(fresh, before)
-    after = np.where(divided, rows * kept, 0.0).sum(axis=1)
-    scale = np.divide(before - given, after, out=np.ones(len(rows)), where=after > 0)
-    result: Float = np.where(divided, rows * kept * scale[:, None], rows)
-    result[:, SLOTS.index("memory")] += given
-    return result
+
+def _taken(rank: RankFeatures, phase: str, left: Mapping[str, float]) -> float:
+    """What is taken from a phase in all windows, ns; its work where nothing is taken anywhere."""
+    slots = [divided.phases[phase].slots for _, divided in rank.windows]
+    rates = {slot: 1 - left[slot] for slot in WORK_SLOTS}
+    if not any(rates.values()):
+        rates = dict.fromkeys(WORK_SLOTS, 1.0)
+    return sum(one.get(slot, 0.0) * rate for one in slots for slot, rate in rates.items())
 
 
 def pages_per_step(run: Run, rank: RankFeatures) -> float | None:

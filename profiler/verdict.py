@@ -78,6 +78,10 @@ def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     balanced = scores[top] < BALANCED_BELOW or tie
     if top != "input" and (ahead := _workers_ahead(case, top)) >= BALANCED_MARGIN:
         top, second, lead, balanced = "input", top, ahead, False
+    if top == "memory":
+        better, ahead = _ahead_of_traffic(case, findings)
+        if ahead >= BALANCED_MARGIN:
+            top, second, lead, balanced = better, top, ahead, False
     if unclear := _unclear(case, top, balanced):
         return Verdict("unknown", 0.0, _bound(top), unclear)
     confidence = _confidence(features, lead)
@@ -98,6 +102,29 @@ def _workers_ahead(case: Evidenced, top: str) -> float:
         return 0.0
     gained = case.saving(top).mid
     return 0.0 if gained >= case.scores[top] / 2 else case.saving("input").low - gained
+
+
+def _ahead_of_traffic(case: Evidenced, findings: list[Finding]) -> tuple[str, float]:
+    """The slot that promises most but for `memory`, and by how much more than what can go of that.
+
+    Ops that come nowhere near the bandwidth are not limited by it, and what no fix takes away of
+    them stays: then the run is bound by what saves more. Only a slot that stands out by itself
+    counts; 0 where there is none, near the roof, and where neither is known.
+    """
+    if (_reached_in(case, "memory") or 1.0) >= NEAR_ROOF:
+        return "", 0.0
+    gains = {
+        slot: max((f.saving.mid for f in findings if f.bound == slot), default=0.0)
+        for slot, score in case.scores.items()
+        if slot not in ("memory", "other") and score >= BALANCED_BELOW
+    }
+    best = max(gains, key=lambda slot: gains[slot], default="")
+    return best, gains[best] - _traffic_gains(findings) if best else 0.0
+
+
+def _traffic_gains(findings: list[Finding]) -> float:
+    """Share of the step that can go of the data traffic, all findings together."""
+    return sum(f.saving.mid for f in findings if f.bound == "memory")
 
 
 def _avoidable(slot: str, findings: list[Finding]) -> int:
@@ -166,20 +193,24 @@ def is_healthy(case: Evidenced, findings: list[Finding]) -> bool:
 
 
 def _reached(case: Evidenced) -> float | None:
-    """Share of the roofs that the arithmetic and the data traffic reach, the lower of the two.
+    """Share of the roofs that the arithmetic and the data traffic reach, the lower of the two."""
+    found = [_reached_in(case, slot) for slot in ("compute", "memory")]
+    return min((reached for reached in found if reached is not None), default=None)
 
-    Of the rank that holds most of each; a slot below a tenth of the step does not count, nor one
-    whose ops' costs are not known for at least half of their time. None where none counts.
+
+def _reached_in(case: Evidenced, slot: str) -> float | None:
+    """Share of its roof that a slot's ops reach on the rank that holds most of it.
+
+    None for a slot below a tenth of the step, and where the ops' costs are not known for at least
+    half of their time.
     """
-    found = []
-    for slot in ("compute", "memory"):
-        ops = [op for op in case.worst_rank(slot).ops if op.slot == slot and op.work_ns > 0]
-        known = [op for op in ops if op.attainable_ns > 0]
-        work = sum(op.work_ns for op in known)
-        enough = work > 0 and work >= KNOWN_SHARE * sum(op.work_ns for op in ops)
-        if enough and case.scores[slot] >= HEALTHY_BELOW:
-            found.append(sum(min(op.attainable_ns, op.work_ns) for op in known) / work)
-    return min(found, default=None)
+    ops = [op for op in case.worst_rank(slot).ops if op.slot == slot and op.work_ns > 0]
+    known = [op for op in ops if op.attainable_ns > 0]
+    work = sum(op.work_ns for op in known)
+    enough = work > 0 and work >= KNOWN_SHARE * sum(op.work_ns for op in ops)
+    if not enough or case.scores[slot] < HEALTHY_BELOW:
+        return None
+    return sum(min(op.attainable_ns, op.work_ns) for op in known) / work
 
 
 def _overloaded(case: Evidenced) -> bool:
@@ -304,6 +335,11 @@ def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
         ),
     }
     text = words[top](case, share, finding)
+    if case.scores["memory"] > case.scores[top]:
+        text += (
+            f" Moving data takes {percent(case.scores['memory'])}, "
+            f"but only {percent(_traffic_gains(findings))} could go."
+        )
     if case.blame.charged.get(top, 0.0) >= MIN_SHARE:
         text = f"{text.removesuffix('.')}; the other ranks wait for rank {case.blame.rank}."
     return text

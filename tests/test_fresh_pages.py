@@ -12,6 +12,7 @@ from boundscope.profiler.features import RankFeatures
 from boundscope.profiler.fresh_pages import pages_per_step, with_fresh_pages
 from boundscope.profiler.machine.roofs import Roofs
 from boundscope.profiler.run.load import MetricTable, Run
+from boundscope.profiler.timeline import WORK_PHASES
 from boundscope.profiler.trace.host import HostWindow, PhaseTime
 
 from .rule_material import MS, S, diagnosed, elementwise, named, product, rank_of, run_with, value
@@ -32,7 +33,8 @@ def rank() -> RankFeatures:
         work_ns=70.0 * MS,
         attainable_ns=10.0 * MS,
     )
-    return shared(rank_of([chain, multiplied], "memory", roofs=ROOFS), memory=0.3, compute=0.7)
+    given = shared(rank_of([chain, multiplied], "memory", roofs=ROOFS), memory=0.3, compute=0.7)
+    return windowed(given, faults=-1)
 
 
 def recorded(rank: RankFeatures, **per_s: float) -> Run:
@@ -45,9 +47,12 @@ def recorded(rank: RankFeatures, **per_s: float) -> Run:
 
 
 def windowed(rank: RankFeatures, faults: int, long_ms: int = 100) -> RankFeatures:
-    """The rank with a window of which 100 ms of forward pass were divided."""
+    """The rank with a window of which 100 ms of forward pass were divided, 30 of them `memory`;
+    -1: its faults were not counted."""
     window = Window(0, 0, long_ms * MS, 10, 1, minor_faults=faults)
-    told = HostWindow({"forward": PhaseTime(100.0 * MS)}, rank.ops, [], 0, long_ms * MS)
+    phases = {phase: PhaseTime() for phase in WORK_PHASES}
+    phases["forward"] = PhaseTime(100.0 * MS, slots={"memory": 30.0 * MS, "compute": 70.0 * MS})
+    told = HostWindow(phases, rank.ops, [], 0, long_ms * MS)
     return replace(rank, windows=[(window, told)])
 
 
@@ -96,6 +101,27 @@ def test_pages_in_the_windows_alone_are_no_part_of_a_usual_step(rank: RankFeatur
     assert found.window_ms == pytest.approx(20)
     assert found.fresh.apart_ns == pytest.approx(80 * MS, rel=0.001)
     assert not {f.id for f in diagnosed(found).findings} & {"fresh-pages"}
+
+
+def test_what_is_taken_from_a_phase_leaves_the_others_as_they_are(rank: RankFeatures) -> None:
+    # Half of each step is the forward pass, half the backward. The window's pages are all in its
+    # forward pass, where they are most of what it took there.
+    line = rank.timeline
+    half = line.phase_ns["forward"] / 2
+    line = replace(line, phase_ns={**line.phase_ns, "forward": half, "backward": half})
+    window, told = windowed(rank, 20_000).windows[0]
+    forward = PhaseTime(30.0 * MS, slots={"memory": 25.0 * MS, "host": 5.0 * MS})
+    backward = PhaseTime(70.0 * MS, slots={"compute": 35.0 * MS, "host": 35.0 * MS})
+    told = replace(told, phases={**told.phases, "forward": forward, "backward": backward})
+    chain = [replace(rank.ops[0], work_ns=25.0 * MS, attainable_ns=5.0 * MS)]
+    given = replace(rank, timeline=line, windows=[(window, told)], ops=chain)
+
+    found = with_fresh_pages(recorded(given, **{RANK: 100.0}), given)
+
+    # Then: of the forward pass 5 ms are memory and 5 ms host, as much as of the backward pass.
+    assert found.shares["memory"] == pytest.approx(0.25, abs=0.001)
+    assert found.shares["compute"] == pytest.approx(0.25, abs=0.001)
+    assert found.shares["host"] == pytest.approx(0.5, abs=0.001)
 
 
 def test_a_run_too_short_for_readings_is_left_as_it_is(rank: RankFeatures) -> None:

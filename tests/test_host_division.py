@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -157,6 +158,24 @@ def test_a_function_that_writes_to_fresh_memory_is_not_limited_by_its_arithmetic
     assert result is not None
     assert {op.name: op.slot for op in result.ops} == {"aten::sqrt": slot}
     assert result.phases["rest"].slots[slot] == pytest.approx((took_us - 2) * US)
+
+
+def test_of_a_chain_no_traffic_from_the_cache_stays_of_a_norm_it_does() -> None:
+    # Given: 12 MB each, 0.12 ms from the level-2 cache; 2e6 FLOP of an add take 0.02 ms
+    roofs = msgspec.structs.replace(ROOFS, bandwidth={**ROOFS.bandwidth, "l2": 1e11})
+    over = Signature(dims=((1_500_000,), ()), types=("float", "Scalar"))
+    trace = make_trace(
+        ("ProfilerStep#1", 0, 5_000, 0, None),
+        ("aten::add", 0, 2_000, 0, ADD),
+        ("aten::sum", 2_000, 2_000, 0, over),
+    )
+
+    result = divide(trace, whole(0, 5_000), (0, 5_000 * US), roofs)
+
+    assert result is not None
+    floors = {op.name: op.floor_ns / US for op in result.ops}
+    assert floors["aten::add"] == pytest.approx(20)
+    assert floors["aten::sum"] == pytest.approx(60)
 
 
 def test_a_collective_hidden_behind_an_op_costs_nothing() -> None:

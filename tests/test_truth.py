@@ -156,6 +156,27 @@ def test_a_removal_is_held_against_the_plain_steps_beside_it() -> None:
     assert found["compute"].moments == 1
 
 
+def test_a_removal_that_takes_another_with_it_saves_what_goes_beyond() -> None:
+    times = {
+        "plain": numbered(100.0, 200.0),
+        "host": numbered(60.0, 120.0),
+        "input": numbered(55.0, 130.0),
+    }
+
+    found = score.savings(times, {"input": "host"})
+
+    # 5 of 100 ms beyond the host's 40; 10 of 200 less than it
+    assert found["host"].mid == pytest.approx(0.4)
+    assert (found["input"].low, found["input"].high) == pytest.approx((-0.05, 0.05))
+    assert score.savings(times)["input"].mid == pytest.approx(0.4)
+
+
+def test_only_the_poles_have_a_removal_within_another() -> None:
+    within = {case.family: case.within for case in CASES if case.within}
+
+    assert within == {"reinforce": {"input": "host"}}
+
+
 @pytest.mark.parametrize(
     ("bound", "measured", "right", "regret"),
     [
@@ -196,6 +217,14 @@ def test_a_missing_line_is_seen() -> None:
     row = row_of(case_of(), saved(input=0.8), answer_of("input", lines=[("samples.py", 34)]))
 
     assert row.line_named is False
+
+
+def test_a_line_that_a_finding_of_another_bound_names_is_listed() -> None:
+    answer = answer_of("host", all_lines=[("samples.py", 33)])
+
+    row = row_of(case_of(), saved(input=0.8), answer)
+
+    assert (row.line_named, row.line_listed) == (False, True)
 
 
 @pytest.mark.parametrize(

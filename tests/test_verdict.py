@@ -16,7 +16,7 @@ from boundscope.profiler.features import Features, RankFeatures
 from boundscope.profiler.rules.base import Evidenced, follow
 from boundscope.profiler.run.load import RankData, Run, SpanTable
 from boundscope.profiler.timeline import PHASES, Timeline
-from boundscope.profiler.trace.host import HostWindow
+from boundscope.profiler.trace.host import HostWindow, OpTime
 from boundscope.profiler.verdict import judge
 from boundscope.profiler.whatif import Lane, Replay
 
@@ -244,6 +244,46 @@ def test_in_a_tie_with_memory_the_avoidable_slot_is_named_whatever_memory_may_sa
     finding = Finding("elementwise-bandwidth", "memory", saving, 1.4, [], [], [], "")
 
     assert judge(case, [finding]).bound == "host"
+
+
+@pytest.mark.parametrize(
+    ("reached", "promised", "bound"),
+    [
+        (0.1, 0.10, "compute"),
+        (0.1, 0.30, "memory"),  # what can go is as much as arithmetic
+        (0.9, 0.10, "memory"),  # limited by bandwidth, whatever can go
+        (None, 0.10, "memory"),
+    ],
+    ids=["far-from-the-roof", "much-can-go", "near-the-roof", "roof-not-known"],
+)
+def test_traffic_far_from_its_roof_that_has_to_stay_is_not_what_binds(
+    reached: float | None, promised: float, bound: str
+) -> None:
+    # Given: half of each step in copies, a third in products
+    rank = make_rank(0, 50, memory=0.50, compute=0.34, host=0.16)
+    copies = OpTime(
+        "aten::index", "copy", "memory", 1, 1e6, 1e6, attainable_ns=1e6 * (reached or 0.0)
+    )
+    case = Evidenced(make_features(replace(rank, ops=[copies])))
+    findings = [
+        Finding("at-the-roof", "compute", Saving(0.3, 0.34, 0.4), 1.5, [], [], [], ""),
+        Finding("copy-bandwidth", "memory", Saving(0.05, promised, 0.4), 1.1, [], [], [], ""),
+    ]
+
+    verdict = judge(case, findings)
+
+    assert verdict.bound == bound
+    told = "Moving data takes 50 %, but only 10 % could go." in verdict.headline
+    assert told is (bound == "compute")
+
+
+def test_a_slot_that_does_not_stand_out_is_not_named_for_traffic_that_has_to_stay() -> None:
+    rank = make_rank(0, 50, memory=0.60, compute=0.25, host=0.15)
+    copies = OpTime("aten::index", "copy", "memory", 1, 1e6, 1e6, attainable_ns=1e5)
+    case = Evidenced(make_features(replace(rank, ops=[copies])))
+    finding = Finding("at-the-roof", "compute", Saving(0.2, 0.25, 0.3), 1.3, [], [], [], "")
+
+    assert judge(case, [finding]).bound == "memory"
 
 
 def test_what_a_full_memory_costs_is_no_data_traffic() -> None:

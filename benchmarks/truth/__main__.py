@@ -81,7 +81,7 @@ def undecided(cases: list[Case], timings: list[Timing], points: float) -> list[C
     known = by_case(timings)
 
     def lead(case: Case) -> float:
-        saved = savings(step_times(known.get(case.name, [])))
+        saved = savings(step_times(known.get(case.name, [])), case.within)
         found = sorted((each.mid for each in saved.values()), reverse=True)
         return 100 * (found[0] - found[1]) if len(found) > 1 else math.inf
 

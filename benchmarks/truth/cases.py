@@ -66,6 +66,11 @@ class Case:
         return "-".join(part for part in (self.family, self.cause, self.strength) if part)
 
     @property
+    def within(self) -> dict[str, str]:
+        """Removals that take another one with them: that one, by the larger."""
+        return INCLUDED.get(self.family, {})
+
+    @property
     def tuned(self) -> bool:
         """Whether rules may be tuned on it."""
         return self.family not in UNTUNED_FAMILIES
@@ -100,6 +105,11 @@ RIVALS = {
 not by intention. The exchange over loopback and the update of a small model are no rivals of what
 is planted elsewhere, and are left out there. Where hundreds of tiny ops run, the touching ops that
 stand in for the arithmetic cost more calls than they save, so compute is not removed there."""
+
+
+INCLUDED = {"reinforce": {"input": "host"}}
+"""Poles that stand still need no Python either: what goes with the Python alone is the host's, and
+`input` saves what goes beyond."""
 
 
 def _strengths(option: str, *values: str) -> dict[str, str]:

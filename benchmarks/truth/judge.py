@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from boundscope import sample_traces
 from boundscope.profiler.diagnose import diagnose_features, find_roofs
-from boundscope.profiler.diagnosis import Diagnosis
+from boundscope.profiler.diagnosis import Diagnosis, Finding
 from boundscope.profiler.errors import BoundscopeError
 from boundscope.profiler.features import derive
 from boundscope.profiler.run.load import load_run
@@ -63,8 +64,7 @@ def recorded(timings: list[Timing]) -> Timing | None:
 
 def answer_of(diagnosis: Diagnosis) -> Answer:
     bound = diagnosis.verdict.bound
-    places = [place for f in diagnosis.findings if f.bound == bound for place in f.where]
-    lines = {(Path(p.file).name, p.line) for p in places if p.file and p.line is not None}
+    mine = [finding for finding in diagnosis.findings if finding.bound == bound]
     return Answer(
         bound=bound,
         confidence=diagnosis.verdict.confidence,
@@ -72,8 +72,15 @@ def answer_of(diagnosis: Diagnosis) -> Answer:
         findings=[
             (f.id, f.bound, f.saving.low, f.saving.mid, f.saving.high) for f in diagnosis.findings
         ],
-        lines=sorted(lines),
+        lines=_lines_of(mine),
+        all_lines=_lines_of(diagnosis.findings),
     )
+
+
+def _lines_of(findings: Iterable[Finding]) -> list[tuple[str, int]]:
+    """File name and line of all their places."""
+    places = [place for finding in findings for place in finding.where]
+    return sorted({(Path(p.file).name, p.line) for p in places if p.file and p.line is not None})
 
 
 def judge_folder(folder: Path) -> tuple[Answer, dict[str, str]]:
@@ -110,7 +117,9 @@ def score_case(case: Case, timings: list[Timing], runs: Path) -> Row | None:
     if wrapped is None or not (runs / wrapped.run).exists():
         return None
     answer, named = judge_folder(runs / wrapped.run)
-    return row_of(case, savings(step_times(timings)), answer, named, planted_lines(case))
+    return row_of(
+        case, savings(step_times(timings), case.within), answer, named, planted_lines(case)
+    )
 
 
 def score_stored(name: str, folder: Path) -> Row:

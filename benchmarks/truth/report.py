@@ -35,8 +35,9 @@ def overall(rows: list[Row]) -> list[str]:
     """One line for the untuned, the tuned and all families."""
     lines = [
         "| families | cases | top-1 | mean regret | saving error, median / p90 (points) | "
-        "interval holds | false alarms | abstained | line named | bad input doubted |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "interval holds | false alarms | abstained | line named by the verdict | by any finding | "
+        "bad input doubted |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     parts: tuple[tuple[str, Callable[[Row], bool]], ...] = (
         ("untuned", lambda row: not row.tuned),
@@ -63,6 +64,7 @@ def _figures(name: str, rows: list[Row]) -> str:
         f"{s['false_alarms']} of {s['healthy']}",
         str(s["abstained"]),
         percent(s["lines"]),
+        percent(s["listed"]),
         f"{s['doubted']} of {s['bad_input']}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -46,13 +46,17 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was said of one run: the bound, and per finding its bound, saving and places."""
+    """What was said of one run: the bound, and per finding its bound, saving and places.
+
+    `lines` are those of the findings of the bound, `all_lines` those of all findings.
+    """
 
     bound: str
     confidence: float = 1.0
     warnings: list[str] = []
     findings: list[tuple[str, str, float, float, float]] = []
     lines: list[tuple[str, int]] = []
+    all_lines: list[tuple[str, int]] = []
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,18 +76,21 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     covered: bool | None = None
     false_alarm: bool | None = None
     line_named: bool | None = None
+    line_listed: bool | None = None
     growth_named: bool | None = None
     measured: dict[str, Saved] = {}
     other_errors: list[float] = []
     baselines: dict[str, tuple[bool, float]] = {}
 
 
-def savings(timings: StepTimes) -> dict[str, Saved]:
+def savings(timings: StepTimes, within: Mapping[str, str] | None = None) -> dict[str, Saved]:
     """Per removed bound what it saved: the median over moments, each against plain steps beside it.
 
     The machine's pace changes within minutes: only what was measured within seconds is compared.
+    `within`: removals that take another one with them, and which; they save what goes beyond it.
     """
     plain = timings.get("plain", {})
+    inner = within or {}
     found = {}
     for variant, times in timings.items():
         if variant in ("plain", "wrapped"):
@@ -91,7 +98,12 @@ def savings(timings: StepTimes) -> dict[str, Saved]:
         bound, saved = variant, _removed
         if variant == ONLY_HOST:
             bound, saved = "host", _left
-        pairs = [saved(plain[moment], times[moment]) for moment in times if moment in plain]
+        without = timings.get(inner.get(variant, "plain"), {})
+        pairs = [
+            saved(plain[moment], times[moment] + plain[moment] - without[moment])
+            for moment in times
+            if moment in plain and moment in without
+        ]
         if pairs:
             each = (statistics.median(pairs), min(pairs), max(pairs))
             found[bound] = Saved(*(round(value, 4) for value in each), len(pairs))
@@ -145,8 +157,9 @@ def row_of(
     error, covered = _saving_error(measured, answer)
     marked = {place for cause in case.cause.split("+") for place in lines.get(cause, set())}
     named = bool(marked & {(file, line) for file, line in answer.lines})
+    listed = bool(marked & {(file, line) for file, line in answer.all_lines})
     grows = any(GROWTH in finding[0] for finding in answer.findings)
-    scored_line = case.kind == "planted" and case.cause not in LINELESS and truth == case.bound
+    with_line = case.kind == "planted" and case.cause not in LINELESS
     baselines = {
         name: judged(bound, measured) for name, bound in named_by_baselines.items() if measured
     }
@@ -164,7 +177,8 @@ def row_of(
         error=error,
         covered=covered,
         false_alarm=_false_alarm(case, measured, answer),
-        line_named=named if scored_line else None,
+        line_named=named if with_line and truth == case.bound else None,
+        line_listed=listed if with_line else None,
         growth_named=grows if case.kind == "growth" else None,
         measured=measured,
         other_errors=_all_errors(measured, answer),
@@ -249,6 +263,9 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
         "growing": sum(row.growth_named is not None for row in rows),
         "lines": _share(
             [r for r in rows if r.line_named is not None], lambda r: bool(r.line_named)
+        ),
+        "listed": _share(
+            [r for r in rows if r.line_listed is not None], lambda r: bool(r.line_listed)
         ),
     }
 

@@ -112,7 +112,9 @@ def store_case(case: Case, timings: list[Timing], runs: Path) -> int:
         answer, named = judge_folder(Path(folder))
         machine = machine_of(Path(folder))
     # The row is made from what is stored, so that a test comes to the same score.
-    row = row_of(case, savings(step_times(timings)), answer, named, planted_lines(case))
+    row = row_of(
+        case, savings(step_times(timings), case.within), answer, named, planted_lines(case)
+    )
     truth = json.dumps(truth_of(case, row, machine), indent=1) + "\n"
     (target / "truth.json").write_text(truth)
     return archive.stat().st_size + len(truth)

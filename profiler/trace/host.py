@@ -64,6 +64,9 @@ tiny ops (gpupuzzlers, with the profiler)."""
 
 STEP_ANNOTATION = "ProfilerStep#"
 HOST_FAMILIES = frozenset({"view", "alloc", "communication"})
+FUSED_FAMILIES = frozenset({"elementwise", "optimizer"})
+"""Families of which one pass can take the place of a chain: between two ops nothing is written."""
+
 COMPUTE_FAMILIES = frozenset({"gemm", "conv", "attention", "recurrent", "random", "sort", "fft"})
 
 
@@ -72,8 +75,9 @@ class OpTime:
     """One op with one signature within a window: exclusive time and what limits it.
 
     `attainable_ns` is the time at the roof that limits it, `floor_ns` what would be left if that
-    were lifted: the time at the other roof, and of the traffic from the level-2 cache. Both are 0
-    where cost or roofs are not known. `dtype` is what it calculates in ("fp32", …; "": not known).
+    were lifted: the time at the other roof, and of the traffic from the level-2 cache but for that
+    of chains, which one pass replaces. Both are 0 where cost or roofs are not known. `dtype` is
+    what it calculates in ("fp32", …; "": not known).
     """
 
     name: str
@@ -332,7 +336,7 @@ class _Judge:
         return arithmetic * 1e9, transfer * 1e9
 
     def _cached_ns(self, needs: Cost | None) -> float:
-        """Time of the op's traffic from the level-2 cache: what no fusion takes away, ns."""
+        """Time of the op's traffic from the level-2 cache, ns."""
         rate = self._roofs.bandwidth.get("l2", 0.0) if self._roofs else 0.0
         return needs.bytes / rate * 1e9 if needs is not None and rate > 0 else 0.0
 
@@ -361,10 +365,13 @@ class _Judge:
                 slot = "network"
             elif works[group] < 0.5 * totals[group]:
                 slot = "host"
+            kind = family(self._trace.names[name])
+            fused = slot == "memory" and kind in FUSED_FAMILIES
+            cached = 0.0 if fused else self._cached_ns(needs)
             rows.append(
                 OpTime(
                     name=self._trace.names[name],
-                    family=family(self._trace.names[name]),
+                    family=kind,
                     slot=slot,
                     calls=count,
                     self_ns=float(totals[group]),
@@ -372,7 +379,7 @@ class _Judge:
                     flop=needs.flop * count if needs else 0.0,
                     bytes=needs.bytes * count if needs else 0.0,
                     attainable_ns=max(roofs) * count,
-                    floor_ns=max(min(roofs), self._cached_ns(needs)) * count,
+                    floor_ns=max(min(roofs), cached) * count,
                     dims=_dims(self._trace, signature),
                     dtype=needs.dtype if needs else "",
                 )
