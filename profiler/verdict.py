@@ -1,20 +1,21 @@
-"""Chooses the bound from what the ranks' slots say once causes are followed, and words it."""
+"""Chooses the bound from what the ranks' slots say once causes are followed."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from .contradictions import LEFT, doubt
 from .diagnosis import Bound, Finding, Verdict
 from .features import Features
-from .links import busiest_link
-from .rules.base import MIN_SHARE, Evidenced
+from .headline import headline
+from .rules.base import Evidenced
 from .rules.compute import FINDINGS as ARITHMETIC
 from .rules.compute import KNOWN_SHARE, NEAR_ROOF
 from .rules.memory import FINDINGS as TRAFFIC
-from .rules.unsteady import FINDINGS as UNSTEADY
 from .run.load import Run
-from .text import milliseconds, percent, plural, scaled, short_name
+from .text import percent, plural
 from .trace.health import confidence_left
 
 MIN_STEADY_STEPS = 5
@@ -46,13 +47,6 @@ AVOIDABLE = frozenset({"input", "network", "imbalance", "host", "storage", "eval
 """Slots that can go without less arithmetic or other data; in a tie with `compute` or `memory` the
 verdict names the one that can be avoided. Of these two that is `memory` where a finding says so."""
 
-INPUT_WORDS = {
-    "batch-prepared-in-loop": "prepares the batch in the loop",
-    "exposed-copies": "copies the batch to the device",
-    "pageable-copies": "copies the batch to the device",
-}
-"""What an input-bound step does, by its finding; all others wait for the loader."""
-
 STRETCHED = 0.1
 """Share of the roof below which ops on a busy host are taken to have waited: undisturbed, products
 reach 60 to 100 % here and element-wise chains 70 to 100 %."""
@@ -61,35 +55,55 @@ FULL_MARGIN = 0.2
 """From this lead over the runner-up on, the lead no longer lowers the confidence."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The slot to be named and the next one, by how much it leads, whether none stands out, and
+    what the headline adds."""
+
+    top: str
+    second: str
+    lead: float
+    balanced: bool = False
+    note: str = ""
+
+
 def judge(case: Evidenced, findings: list[Finding]) -> Verdict:
     """The verdict; `unknown` with what is missing where the evidence does not suffice."""
-    features = case.features
-    if too_little := _too_little(features):
+    if too_little := _too_little(case.features):
         return Verdict("unknown", 0.0, None, too_little)
+    chosen = _chosen(case, findings)
+    top, second = chosen.top, chosen.second
+    if unclear := _unclear(case, top, chosen.balanced):
+        return Verdict("unknown", 0.0, _bound(top), unclear)
+    confidence = _confidence(case.features, chosen.lead)
+    if chosen.balanced:
+        words = _balanced_headline(case, findings, top, second)
+        return Verdict("balanced", confidence, _bound(top), words)
+    runner_up = _bound(second) if case.scores[second] > 0 else None
+    words = headline(case, top, findings) + chosen.note
+    return Verdict(_bound(top), confidence, runner_up, words)
+
+
+def _chosen(case: Evidenced, findings: list[Finding]) -> Choice:
+    """The largest slot; of two as large the one that goes more readily; what saves more than the
+    largest where that is known."""
     scores = {slot: value for slot, value in case.scores.items() if slot != "other"}
-    ranked = sorted(scores, key=lambda slot: -scores[slot])
-    top, second = ranked[0], ranked[1]
+    top, second = sorted(scores, key=lambda slot: -scores[slot])[:2]
     tie = scores[top] - scores[second] < BALANCED_MARGIN
     levels = {slot: _avoidable(slot, findings) for slot in (top, second)}
     if tie and levels[top] != levels[second]:
         top, second = sorted((top, second), key=lambda slot: -levels[slot])
         tie = False
-    lead = abs(scores[top] - scores[second])
-    balanced = scores[top] < BALANCED_BELOW or tie
     if top != "input" and (ahead := _workers_ahead(case, top)) >= BALANCED_MARGIN:
-        top, second, lead, balanced = "input", top, ahead, False
+        return Choice("input", top, ahead)
     if top == "memory":
         better, ahead = _ahead_of_traffic(case, findings)
         if ahead >= BALANCED_MARGIN:
-            top, second, lead, balanced = better, top, ahead, False
-    if unclear := _unclear(case, top, balanced):
-        return Verdict("unknown", 0.0, _bound(top), unclear)
-    confidence = _confidence(features, lead)
-    if balanced:
-        headline = _balanced_headline(case, findings, top, second)
-        return Verdict("balanced", confidence, _bound(top), headline)
-    runner_up = _bound(second) if scores[second] > 0 else None
-    return Verdict(_bound(top), confidence, runner_up, _headline(case, top, findings))
+            moving, gained = percent(scores[top]), percent(_traffic_gains(findings))
+            note = f" Moving data takes {moving}, but only {gained} could go."
+            return Choice(better, top, ahead, note=note)
+    balanced = scores[top] < BALANCED_BELOW or tie
+    return Choice(top, second, abs(scores[top] - scores[second]), balanced)
 
 
 def _workers_ahead(case: Evidenced, top: str) -> float:
@@ -164,16 +178,16 @@ def _why_open(features: Features) -> str:
 
 
 def _balanced_headline(case: Evidenced, findings: list[Finding], top: str, second: str) -> str:
-    headline = (
+    words = (
         f"Balanced: nothing stands out; {top} takes {percent(case.scores[top])} of every step, "
         f"{second} {percent(case.scores[second])}."
     )
     if is_healthy(case, findings):
-        return headline + " Nothing that could be avoided takes a tenth: the run is healthy."
+        return words + " Nothing that could be avoided takes a tenth: the run is healthy."
     reached = _reached(case)
     if reached is not None and reached < NEAR_ROOF:
-        headline += f" Its ops reach {percent(reached)} of what this machine allows."
-    return headline
+        words += f" Its ops reach {percent(reached)} of what this machine allows."
+    return words
 
 
 def is_healthy(case: Evidenced, findings: list[Finding]) -> bool:
@@ -306,107 +320,3 @@ def _bad_end(run: Run) -> str:
 def _first_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line]
     return lines[-1] if lines else "no reason recorded"
-
-
-def _headline(case: Evidenced, top: str, findings: list[Finding]) -> str:
-    share = percent(case.scores[top])
-    mine = [f for f in findings if f.bound == top]
-    # That steps are unlike each other tells no cause: it is the headline's where nothing else is.
-    finding = next((f for f in mine if f.id not in UNSTEADY), next(iter(mine), None))
-    words = {
-        "input": _input_headline,
-        "network": _network_headline,
-        "storage": lambda *_: (
-            f"Storage-bound: {share} of the time the loop {_writing(finding)}{_at(finding)}."
-        ),
-        "evaluation": lambda *_: (
-            f"Evaluation-bound: {share} of the time goes into validation{_at(finding)}."
-        ),
-        "host": lambda *_: (
-            f"Host-bound: {share} of every step is {_held_up_by(finding)}"
-            f"{_at(finding)}, not arithmetic."
-        ),
-        "compute": lambda *_: f"Compute-bound: {share} of every step is arithmetic{_op(finding)}.",
-        "memory": lambda *_: (
-            f"Memory-bound: {share} of every step moves data through memory{_op(finding)}."
-        ),
-        "imbalance": lambda *_: (
-            f"Imbalance-bound: {share} of every step ranks wait for a slower rank."
-        ),
-    }
-    text = words[top](case, share, finding)
-    if case.scores["memory"] > case.scores[top]:
-        text += (
-            f" Moving data takes {percent(case.scores['memory'])}, "
-            f"but only {percent(_traffic_gains(findings))} could go."
-        )
-    if case.blame.charged.get(top, 0.0) >= MIN_SHARE:
-        text = f"{text.removesuffix('.')}; the other ranks wait for rank {case.blame.rank}."
-    return text
-
-
-def _held_up_by(finding: Finding | None) -> str:
-    """What the host is at, by the finding that holds most of the slot."""
-    named = {
-        "garbage-collection": "garbage collection, Python and dispatch",
-        "cpu-throttled": "waiting for the CPU quota, Python and dispatch",
-        "recompilation": "compilation, Python and dispatch",
-        "synchronising-calls": "waiting for the device, Python and dispatch",
-    }
-    return named.get(finding.id if finding else "", "Python and dispatch")
-
-
-def _writing(finding: Finding | None) -> str:
-    """What the loop writes, by the finding that holds most of the slot."""
-    written = {
-        "checkpoint-in-loop": "waits for a checkpoint to be written",
-        "log-in-loop": "writes its log",
-    }
-    return written.get(finding.id if finding else "", "waits for something to be written")
-
-
-def _input_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
-    rank = case.worst_rank("input")
-    where = f" on rank {rank.rank}" if len(case.features.ranks) > 1 else ""
-    # Beside a device the host may wait for longer than the device idles.
-    spent = max(rank.phase_ms["loader"], rank.phase_ms["preparation"])
-    if rank.device:
-        spent = rank.shares["input"] * float(rank.step_ms.mean())
-    what = INPUT_WORDS.get(finding.id if finding else "", "waits for the next batch")
-    return (
-        f"Input-bound: {share} of every step ({milliseconds(spent)}) {what}{where}{_at(finding)}."
-    )
-
-
-def _network_headline(case: Evidenced, share: str, finding: Finding | None) -> str:
-    link = busiest_link(case.features.run)
-    collective = next((p.collective for p in finding.where if p.collective), "") if finding else ""
-    operation = (collective or "communication").split(":")[-1].replace("_", "-")
-    if finding is not None and finding.id == "peer-copies":
-        return f"Network-bound: {share} of the time copies from device to device run exposed."
-    text = f"Network-bound: {share} of every step waits for {operation}"
-    if link is None:
-        return text + "."
-    if link.is_loopback:
-        return f"{text} over loopback, at {scaled(link.peak_bits_per_s, 'bit/s')}."
-    if link.speed_bits_per_s:
-        speed = scaled(link.speed_bits_per_s, "bit/s")
-        return f"{text} on {link.name}, which runs at {percent(link.share)} of {speed}."
-    return f"{text} on {link.name}, at {scaled(link.peak_bits_per_s, 'bit/s')}."
-
-
-def _at(finding: Finding | None) -> str:
-    """The first file and line of a finding, as " (train.py:12)"."""
-    if finding is None:
-        return ""
-    for where in finding.where:
-        if where.file and where.line:
-            return f" ({where.file.rsplit('/', 1)[-1]}:{where.line})"
-    return ""
-
-
-def _op(finding: Finding | None) -> str:
-    if finding is None:
-        return ""
-    op = next((where.op for where in finding.where if where.op), None)
-    return f", most of it in {short_name(op)}{_at(finding)}" if op else _at(finding)
