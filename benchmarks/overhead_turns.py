@@ -35,7 +35,7 @@ from overhead_figures import (
     STEP_ADDED_LIMIT_MS,
     STEP_RATIO_LIMIT,
     Figure,
-    added,
+    added_to_1_ms,
     medians_drawn,
     ratio,
     windows_of,
@@ -169,7 +169,7 @@ def turn_figures(size: str, how: Turning, scratch: Path) -> list[Figure]:
     print(f"{size}: {len(pairs)} of {how.turns} pairs without a trace window", flush=True)
     short = size == "1ms"
     compare, unit, limit = (
-        (added, "ms", STEP_ADDED_LIMIT_MS) if short else (ratio, "x", STEP_RATIO_LIMIT)
+        (added_to_1_ms, "ms", STEP_ADDED_LIMIT_MS) if short else (ratio, "x", STEP_RATIO_LIMIT)
     )
     found = []
     for what, read in (("median", statistics.median), ("mean", statistics.fmean)):
