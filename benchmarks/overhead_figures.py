@@ -74,8 +74,8 @@ def added(plain: float, wrapped: float) -> float:
 def added_to_1_ms(plain: float, wrapped: float) -> float:
     """What a step that takes 1 ms by itself would get, ms.
 
-    A shared machine's pace changes by half within minutes, for the step and for what is added alike:
-    the training whose steps take 1 ms on an idle one then has steps of 1.5 ms.
+    A shared machine's pace changes by half within minutes, for the step and for what is added
+    alike: the training whose steps take 1 ms on an idle one then has steps of 1.5 ms.
     """
     return (wrapped - plain) / plain
 
