@@ -28,11 +28,15 @@ SIDE_BY_SIDE = (
     "test_dashboard_charts",
     "test_dashboard_figures",
     "test_dashboard_lanes",
+    "test_dashboard_samples",
     "test_dashboard_tables",
     "test_device_",
     "test_every_bound",
     "test_foreign_traces_page",
+    "test_fresh_pages",
     "test_host_division",
+    "test_neighbours",
+    "test_preparation",
     "test_recorded_facts",
     "test_redact_forms",
     "test_rules_advice",
@@ -45,6 +49,7 @@ SIDE_BY_SIDE = (
     "test_rules_python",
     "test_rules_recorded",
     "test_rules_waits",
+    "test_stalls",
     "test_straggler",
     "test_timeline",
     "test_trace_",
@@ -52,8 +57,8 @@ SIDE_BY_SIDE = (
     "test_verdict.",
     "test_whatif",
 )
-"""How the files are called whose tests only compute: no program is started that others could slow
-down, and nothing is timed. All others run one after the other."""
+"""How the files are called whose tests only compute, or draw what was recorded: no program is
+started that others could slow down, and nothing is timed. All others run one after the other."""
 
 hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("unhurried")  # other programs may slow an example at any time
