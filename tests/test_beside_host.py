@@ -76,6 +76,16 @@ def values_of(records: list[object]) -> dict[str, float]:
     return records[0].values
 
 
+def values_of_rank(rank: int, pid: int, folder: Path, *, after_s: float) -> dict[str, float]:
+    """The host's values so long after its collector began to watch a job of this one rank."""
+    collector = HostCollector()
+    job = job_of(pid, folder)
+    job.ranks = {pid: rank}
+    collector.start(job)
+    time.sleep(after_s)
+    return values_of(collector.sample())
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
@@ -202,13 +212,8 @@ def test_the_host_collector_tells_the_jobs_cpu_from_the_hosts(
 ) -> None:
     idle, busy = up("import time\nUP\ntime.sleep(30)"), up("UP\nwhile True: pass")
     children += [idle, busy]
-    collector = HostCollector()
-    job = job_of(idle.pid, tmp_path)
-    job.ranks = {idle.pid: 0}
-    collector.start(job)
 
-    time.sleep(1.0)
-    values = values_of(collector.sample())
+    values = values_of_rank(0, idle.pid, tmp_path, after_s=1.0)
 
     assert values["job.cpu_cores"] < 0.1
     assert values["host.cpu_percent"] > 100 / (os.cpu_count() or 1) * 0.5
@@ -224,13 +229,8 @@ def test_a_thread_that_must_share_its_core_shows_involuntary_switches_and_run_de
     pin = "import os\nos.sched_setaffinity(0,{min(os.sched_getaffinity(0))})\nUP\nwhile True: pass"
     one, other = up(pin), up(pin)
     children += [one, other]
-    collector = HostCollector()
-    job = job_of(one.pid, tmp_path)
-    job.ranks = {one.pid: 3}
-    collector.start(job)
 
-    time.sleep(1.5)
-    values = values_of(collector.sample())
+    values = values_of_rank(3, one.pid, tmp_path, after_s=1.5)
 
     assert values["rank.3.main_run_delay_share"] > 0.25
     assert values["job.involuntary_switches_per_s"] > 5
@@ -244,13 +244,8 @@ def test_pages_that_a_rank_writes_for_the_first_time_are_its_minor_faults(
     write = "m = mmap.mmap(-1, 2**23)\n    m[::4096] = bytes(2**11)\n    m.close()"
     one = up(f"import mmap\nUP\nwhile True:\n    {write}")
     children.append(one)
-    collector = HostCollector()
-    job = job_of(one.pid, tmp_path)
-    job.ranks = {one.pid: 3}
-    collector.start(job)
 
-    time.sleep(1.0)
-    values = values_of(collector.sample())
+    values = values_of_rank(3, one.pid, tmp_path, after_s=1.0)
 
     assert values["rank.3.minor_faults_per_s"] > 2**11
     assert values["rank.3.minor_faults_per_s"] <= values["job.minor_faults_per_s"] * 1.01
