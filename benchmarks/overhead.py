@@ -14,7 +14,7 @@ what differs from one training to the next is not in their intervals); that of a
 sum of its start, end and trace windows, from pairs, and of what turns say of its steps. Each part
 is resampled by itself.
 
-    python benchmarks/overhead.py [--quick] [--pairs 10] [--step-pairs 5] [--turns 100]
+    python benchmarks/overhead.py [--quick] [--pairs 10] [--step-pairs 5] [--turns 250]
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ from overhead_turns import SIZES, TURN_S, Turning, turn_figures
 from quiet import QUIET_TIMEOUT_S, Pace, quietest, wait_until_quiet
 
 TRAINING = Path(__file__).with_name("overhead_training.py")
+RUN_S = 30.0
 RUN_ADDED_LIMIT_S = 2.0
+"""Of a run that takes `RUN_S` unwrapped."""
 MEMORY_ADDED_LIMIT_MB = 60.0
 CHILD_ADDED_LIMIT_MS = 1.0
 """A bare interpreter's start varies by more than this from one to the next."""
@@ -249,13 +251,13 @@ def children(count: int, scratch: Path) -> Figure:
     )
 
 
-def in_parts(around: Figure, step: Figure, steps: int) -> Figure:
-    """What a whole run takes longer: its start, end and windows, and each step's share."""
-    per_run_s = step.plain * steps / 1000
-    of_steps = [(draw - 1) * per_run_s for draw in step.draws]
-    value = around.value + (step.value - 1) * per_run_s
+def in_parts(around: Figure, step: Figure) -> Figure:
+    """What a run of 30 s takes longer: its start, end and windows, and each step's share."""
+    in_steps_s = RUN_S - around.plain
+    of_steps = [(draw - 1) * in_steps_s for draw in step.draws]
+    value = around.value + (step.value - 1) * in_steps_s
     draws = sums_drawn(around.draws, of_steps)
-    return Figure("whole run in its parts, s", 0.0, value, value, draws, "s", RUN_ADDED_LIMIT_S)
+    return Figure("30 s run in its parts, s", 0.0, value, value, draws, "s", RUN_ADDED_LIMIT_S)
 
 
 def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
@@ -271,7 +273,7 @@ def measure_all(args: argparse.Namespace, scratch: Path) -> bool:
     run, edges, windows, around, memory = (measure.over(whole) for measure in WHOLE_RUN)
     between = [measure.over(long) for measure in LONG_STEPS]
     between += [measure.over(short) for measure in SHORT_STEPS]
-    within = [*by_turns, in_parts(around, by_turns[2], steps), memory, child]
+    within = [*by_turns, in_parts(around, by_turns[2]), memory, child]
     header = f"{'plain':>9} {'wrapped':>9} {'value':>8} {'95 % interval':>18} {'':3} {'limit':>6}"
     print(f"\n{'pairs of trainings':40} {header}")
     for one in (*between, run, edges, windows, around):
@@ -289,7 +291,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shorter runs; figures are rougher")
     parser.add_argument("--pairs", type=int, default=10, help="of whole runs, about 30 s each")
     parser.add_argument("--step-pairs", type=int, default=5, help="of short runs, for the steps")
-    parser.add_argument("--turns", type=int, default=100, help="pairs of turns, for each size")
+    parser.add_argument("--turns", type=int, default=250, help="pairs of turns, for each size")
     parser.add_argument("--children", type=int, default=300)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

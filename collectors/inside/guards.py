@@ -40,24 +40,3 @@ def guarded(method: Method) -> Method:
                 self.took(name, took)
 
     return wrapper  # type: ignore[return-value]
-
-
-def caught(method: Method) -> Method:
-    """As `guarded`, without looking at the clock: for what does no more than keep a span.
-
-    It runs several times in each step. Apart from `guarded`, though alike: to share what they do
-    would cost one more frame in the training.
-    """
-    name = method.__name__
-
-    @functools.wraps(method)
-    def wrapper(self: Guest, *args: Any) -> Any:
-        try:
-            return method(self, *args)
-        except Exception as error:
-            if raised_by_signal_handler(error) is not None:
-                raise
-            self.disable(name)
-            return None
-
-    return wrapper  # type: ignore[return-value]

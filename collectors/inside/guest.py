@@ -10,12 +10,14 @@ import atexit
 import contextlib
 import os
 import sys
-import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
+from time import monotonic_ns, thread_time_ns
 from typing import Any
 
 from ..records import Gap, Site, SpanKind
@@ -29,10 +31,10 @@ from .facts import (
     unsupported,
 )
 from .garbage import GarbagePauses
-from .guards import SLOW_CALLS, SLOW_NS, caught, guarded
-from .manners import leave_without_destructors
+from .guards import SLOW_CALLS, SLOW_NS, guarded
+from .manners import leave_without_destructors, raised_by_signal_handler
 from .memory import DeviceMemory
-from .recorder import Recorder
+from .recorder import Recorder, Span
 from .sites import SiteBook
 from .stack_samples import StackSampler
 from .ticks import StepTicker
@@ -73,6 +75,10 @@ class Guest:
 
     `waiting`, `saving` and `changing_mode` hold the threads that are inside a loader's wait, a
     checkpoint or a change of mode, so that only the outermost call is recorded.
+
+    `keep` takes a span. Between a training's own kernels the code here is found in no cache, so
+    that each further frame is felt: what runs in each step has few of them, and catches its
+    failures itself (`caught`) where the rest is `guarded`.
     """
 
     def __init__(self, run_folder: Path, torch: Any, version: str) -> None:
@@ -83,11 +89,12 @@ class Guest:
         self._early_gaps: list[Gap] = []
         self.slow_calls: dict[str, int] = {}
         self._profiled = False
-        self._importer = threading.get_ident()
+        self._importer = get_ident()
         self._reset()
 
     def _reset(self) -> None:
         self.recorder: Recorder | None = None
+        self.keep: Callable[[Span], None] = deque[Span](maxlen=0).append
         self.windows: Windows | None = None
         self.stacks: StackSampler | None = None
         self.garbage: GarbagePauses | None = None
@@ -128,7 +135,7 @@ class Guest:
 
     def _activate(self) -> Recorder:
         recorder = Recorder(self.run_folder, self.version)
-        recorder.training_thread = threading.get_ident()
+        recorder.training_thread = get_ident()
         recorder.record(process_record(self.torch))
         for gap in self._early_gaps:
             recorder.record(gap)
@@ -140,6 +147,7 @@ class Guest:
         recorder.start()
         self.garbage = GarbagePauses(recorder)
         self.recorder = recorder
+        self.keep = recorder.keep
         self.checkpoint_libraries()
         atexit.register(self.close)
         if is_multiprocessing_child():
@@ -173,6 +181,12 @@ class Guest:
         """Replace a failed method by one that does nothing, and record why."""
         setattr(self, name, lambda *_: None)
         self.failed(name)
+
+    def caught(self, name: str, error: Exception) -> None:
+        """A method failed that keeps its own failures out of the training; called where caught."""
+        if raised_by_signal_handler(error) is not None:
+            raise error
+        self.disable(name)
 
     def took(self, name: str, took_ns: int) -> None:
         """Count calls that took too long; a method that always does is stopped and named."""
@@ -250,7 +264,7 @@ class Guest:
         recorder = self._active()
         if recorder is None:
             return
-        end = time.monotonic_ns()
+        end = monotonic_ns()
         index, site = self.sites.site("loader", depth=4)
         if site is not None:
             recorder.record(site)
@@ -265,30 +279,28 @@ class Guest:
         assert self.recorder is not None
         self.recorder.record(Site("loader-facts", index, facts=loader_facts(loader)))
 
-    @caught
     def loader_waited(self, iterator: Any, start: int, cpu_start: int) -> None:
         """The loop got a batch; `cpu_start` is the thread's CPU time when it asked."""
-        recorder = self.recorder
-        if recorder is not None and self.optimizer_steps:
-            self._keep_wait(recorder, iterator, start, cpu_start)
-        else:
-            self.batches_before_optimizer(iterator, start, cpu_start)
+        try:
+            if self.optimizer_steps:
+                self._keep_wait(iterator, start, cpu_start)
+            else:
+                self.batches_before_optimizer(iterator, start, cpu_start)
+        except Exception as error:
+            self.caught("loader_waited", error)
 
-    def _keep_wait(self, recorder: Recorder, iterator: Any, start: int, cpu_start: int) -> None:
-        end, cpu = time.monotonic_ns(), time.thread_time_ns() - cpu_start
+    def _keep_wait(self, iterator: Any, start: int, cpu_start: int) -> None:
+        took, cpu, thread = monotonic_ns() - start, thread_time_ns() - cpu_start, get_ident()
         kind = SpanKind.LOADER if self._gradients_on() else SpanKind.EVAL_LOADER
         index = self._loaders.get(id(iterator), 0)
-        recorder.span(kind, start, end, index)
-        recorder.span(SpanKind.LOADER_CPU, start, start + cpu, index)
+        self.keep((kind, start, took, index, thread))
+        self.keep((SpanKind.LOADER_CPU, start, cpu, index, thread))
 
     @guarded
     def batches_before_optimizer(self, iterator: Any, start: int, cpu_start: int) -> None:
         """Before any optimizer's step a batch is a sign of training, and may end a step."""
-        recorder = self.recorder or self._active()
-        if recorder is None:
-            return
-        self._keep_wait(recorder, iterator, start, cpu_start)
-        if not self.optimizer_steps:
+        if self._active() is not None:
+            self._keep_wait(iterator, start, cpu_start)
             self._tick(self.ticker.batch, self._loaders.get(id(iterator), 0))
 
     @guarded
@@ -297,34 +309,39 @@ class Guest:
         recorder = self._active()
         if recorder is not None:
             index = self._loaders.get(id(iterator), 0)
-            recorder.span(SpanKind.LOADER_END, start, time.monotonic_ns(), index)
+            recorder.span(SpanKind.LOADER_END, start, monotonic_ns(), index)
 
-    @caught
     def optimizer_begins(self, optimizer: Any) -> None:
         """An optimizer's step starts; one inside another's (a wrapper) is not a step.
 
         The same optimizer cannot be inside itself: its last step ended by an exception.
         """
-        thread = threading.get_ident()
-        outer = self._stepping.get(thread)
-        if outer is None or outer[0] == id(optimizer):
-            self._stepping[thread] = (id(optimizer), time.monotonic_ns())
+        try:
+            thread = get_ident()
+            outer = self._stepping.get(thread)
+            if outer is None or outer[0] == id(optimizer):
+                self._stepping[thread] = (id(optimizer), monotonic_ns())
+        except Exception as error:
+            self.caught("optimizer_begins", error)
 
-    @guarded
     def optimizer_stepped(self, optimizer: Any) -> None:
         """An optimizer's step ended."""
-        now, thread = time.monotonic_ns(), threading.get_ident()
-        outer = self._stepping.get(thread)
-        if outer is not None and outer[0] != id(optimizer):
-            return
-        self._stepping.pop(thread, None)
-        self._optimizer_done(SpanKind.OPTIMIZER, optimizer, now if outer is None else outer[1], now)
+        try:
+            now, thread = monotonic_ns(), get_ident()
+            outer = self._stepping.get(thread)
+            if outer is not None and outer[0] != id(optimizer):
+                return
+            self._stepping.pop(thread, None)
+            start = now if outer is None else outer[1]
+            self._optimizer_done(SpanKind.OPTIMIZER, optimizer, start, now)
+        except Exception as error:
+            self.caught("optimizer_stepped", error)
 
     @guarded
     def scaler_stepped(self, optimizer: Any, start: int, steps_before: int) -> None:
         """A GradScaler's step returned; when its optimizer did not step, it was skipped."""
         if self.optimizer_steps == steps_before:
-            self._optimizer_done(SpanKind.SKIPPED, optimizer, start, time.monotonic_ns())
+            self._optimizer_done(SpanKind.SKIPPED, optimizer, start, monotonic_ns())
 
     def _optimizer_done(self, kind: str, optimizer: Any, start: int, end: int) -> None:
         recorder = self.recorder or self._active()
@@ -333,7 +350,7 @@ class Guest:
         index = self._last_index
         if self._last_optimizer is None or self._last_optimizer() is not optimizer:
             index = self._index_of(recorder, optimizer)
-        recorder.span(kind, start, end, index)
+        self.keep((kind, start, end - start, index, get_ident()))
         self.optimizer_steps += 1
         self._tick(self.ticker.optimizer, index)
 
@@ -348,7 +365,7 @@ class Guest:
     def _new_optimizer(self, recorder: Recorder, optimizer: Any) -> int:
         index = self._optimizers[optimizer] = self._optimizer_count
         self._optimizer_count += 1
-        recorder.training_thread = threading.get_ident()
+        recorder.training_thread = get_ident()
         file, line, function = self.sites.locate(6)
         facts = optimizer_facts(optimizer)
         recorder.record(Site("optimizer", index, file, line, function, facts))
@@ -359,7 +376,7 @@ class Guest:
         """The script itself says that a step ended."""
         recorder = self._active()
         if recorder is not None:
-            now = time.monotonic_ns()
+            now = monotonic_ns()
             recorder.span(SpanKind.STEP, now, now)
             self._tick(self.ticker.user)
 
@@ -368,7 +385,7 @@ class Guest:
         """Let the ticker count what happened; guarded by itself: spans outlive its faults."""
         if not count(*what) or self.recorder is None or self.windows is None:
             return
-        if threading.get_ident() != self.recorder.training_thread:
+        if get_ident() != self.recorder.training_thread:
             return
         self.forward_left = FORWARD_SPANS_A_STEP
         self._eval_left = EVAL_SPANS_A_STEP
@@ -377,61 +394,63 @@ class Guest:
             self.recorder.find_place()
             self.recorder.record(process_record(self.torch, trained=True))
 
-    @caught
     def forward_ran(self, start: int) -> None:
         """A module that no other module called has run."""
-        end, without_gradients = time.monotonic_ns(), 0
-        if self._gradients_on():
-            self.forward_left -= 1
-        else:
-            without_gradients = 1
-            self._eval_left -= 1
-            if self._eval_left <= 0:
-                self.forward_left = 0
-        recorder = self.recorder
-        if recorder is not None:
-            recorder.span(SpanKind.FORWARD, start, end, without_gradients)
+        try:
+            took, without_gradients = monotonic_ns() - start, 0
+            if self._gradients_on():
+                self.forward_left -= 1
+            else:
+                without_gradients = 1
+                self._eval_left -= 1
+                if self._eval_left <= 0:
+                    self.forward_left = 0
+            self.keep((SpanKind.FORWARD, start, took, without_gradients, get_ident()))
+        except Exception as error:
+            self.caught("forward_ran", error)
 
-    @caught
     def gradients_cleared(self, start: int) -> None:
         """An optimizer cleared its gradients."""
-        recorder, end = self.recorder, time.monotonic_ns()
-        if recorder is not None:
-            recorder.span(SpanKind.ZERO_GRAD, start, end)
+        try:
+            self.keep((SpanKind.ZERO_GRAD, start, monotonic_ns() - start, 0, get_ident()))
+        except Exception as error:
+            self.caught("gradients_cleared", error)
 
-    @caught
     def backward_begins(self) -> None:
         """A backward pass starts: whatever was in `eval()` so far takes part in the training."""
-        if self._evaluating:
-            self._evaluating.clear()
-        windows = self.windows
-        if windows is not None and windows.attends():
-            self.window_boundary(windows)
-        elif self.slow_calls:
-            self.slow_calls.pop("window_boundary", None)
+        try:
+            if self._evaluating:
+                self._evaluating.clear()
+            windows = self.windows
+            if windows is not None and windows.attends():
+                self.window_boundary(windows)
+            elif self.slow_calls:
+                self.slow_calls.pop("window_boundary", None)
+        except Exception as error:
+            self.caught("backward_begins", error)
 
     @guarded
     def window_boundary(self, windows: Windows) -> None:
         """A place where a window that is open or wanted may end or start."""
         windows.boundary()
 
-    @caught
     def backward_ran(self, start: int) -> None:
         """A backward pass ended."""
-        recorder, end = self.recorder, time.monotonic_ns()
-        if recorder is not None and self.optimizer_steps:
-            recorder.span(SpanKind.BACKWARD, start, end)
-        else:
-            self.backwards_before_optimizer(start, end)
+        try:
+            end = monotonic_ns()
+            if self.optimizer_steps:
+                self.keep((SpanKind.BACKWARD, start, end - start, 0, get_ident()))
+            else:
+                self.backwards_before_optimizer(start, end)
+        except Exception as error:
+            self.caught("backward_ran", error)
 
     @guarded
     def backwards_before_optimizer(self, start: int, end: int) -> None:
         """Before any optimizer's step a backward pass is a sign of training, and may end a step."""
-        recorder = self.recorder or self._active()
-        if recorder is None:
-            return
-        recorder.span(SpanKind.BACKWARD, start, end)
-        if not self.optimizer_steps:
+        recorder = self._active()
+        if recorder is not None:
+            recorder.span(SpanKind.BACKWARD, start, end)
             self._tick(self.ticker.backward)
 
     @guarded
@@ -443,7 +462,7 @@ class Guest:
         index, site = self.sites.site("save", depth=4)
         if site is not None:
             recorder.record(site)
-        recorder.span(SpanKind.SAVE, start, time.monotonic_ns(), index)
+        recorder.span(SpanKind.SAVE, start, monotonic_ns(), index)
 
     @guarded
     def mode_changed(self, module: Any, training: bool) -> None:
@@ -451,7 +470,7 @@ class Guest:
         recorder = self.recorder
         if recorder is None:
             return
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         if training:
             start, index = self._evaluating.pop(id(module), (0, 0))
             if start:

@@ -11,10 +11,10 @@ import functools
 import importlib.abc
 import os
 import sys
-import threading
-import time
 import types
 from collections.abc import Callable, Sequence
+from threading import get_ident
+from time import monotonic_ns, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 from .manners import redeliver_lost_signals
@@ -91,8 +91,13 @@ def _each_code(code: types.CodeType, function: Callable[[types.CodeType], Any]) 
 
 
 def _compiling(torch: Any) -> Callable[[], bool]:
-    """What tells that dynamo traces the caller; dynamo itself takes it as the constant True."""
-    function: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)
+    """What tells that dynamo traces the caller; dynamo itself takes it as the constant True.
+
+    The cheaper of two that do; an older torch may lack it, or both.
+    """
+    compiler = torch.compiler
+    either = getattr(compiler, "is_compiling", lambda: False)
+    function: Callable[[], bool] = getattr(compiler, "is_dynamo_compiling", either)
     return function
 
 
@@ -119,7 +124,7 @@ def _optimizers(torch: Any, guest: Guest) -> None:
     def clear(self: Any, *args: Any, **kwargs: Any) -> Any:
         if compiling():
             return zero_grad(self, *args, **kwargs)
-        start = time.monotonic_ns()
+        start = monotonic_ns()
         try:
             return zero_grad(self, *args, **kwargs)
         finally:
@@ -137,11 +142,11 @@ def _loaders(torch: Any, guest: Guest) -> None:
 
     @functools.wraps(next_batch)
     def __next__(self: Any) -> Any:
-        thread, waiting = threading.get_ident(), guest.waiting
+        thread, waiting = get_ident(), guest.waiting
         if thread in waiting:  # a loader inside a dataset: a part of the outer one's wait
             return next_batch(self)
         waiting.add(thread)
-        start, cpu_start = time.monotonic_ns(), time.thread_time_ns()
+        start, cpu_start = monotonic_ns(), thread_time_ns()
         try:
             batch = next_batch(self)
         except StopIteration:
@@ -154,7 +159,7 @@ def _loaders(torch: Any, guest: Guest) -> None:
 
     @functools.wraps(make_iterator)
     def __iter__(self: Any) -> Any:
-        start = time.monotonic_ns()
+        start = monotonic_ns()
         iterator = make_iterator(self)
         guest.loader_started(self, iterator, start)
         return iterator
@@ -168,17 +173,15 @@ def _forward(torch: Any, guest: Guest) -> None:
     module_class = torch.nn.Module
     call = module_class.__call__
     compiling = _compiling(torch)
-    # The cheaper of the two for the many inner calls; an older torch may lack it.
-    tracing: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", compiling)
 
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if tracing() or guest.in_forward or guest.forward_left <= 0 or compiling():
+        if compiling() or guest.in_forward or guest.forward_left <= 0:
             if len(args) == 1 and not kwargs:  # the usual call: nothing to pack and unpack
                 return call(self, args[0])
             return call(self, *args, **kwargs)
         guest.in_forward = True
-        start = time.monotonic_ns()
+        start = monotonic_ns()
         try:
             return call(self, *args, **kwargs)
         finally:
@@ -193,7 +196,7 @@ def _backward(torch: Any, guest: Guest) -> None:
         @functools.wraps(original)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             guest.backward_begins()
-            start = time.monotonic_ns()
+            start = monotonic_ns()
             try:
                 return original(*args, **kwargs)
             finally:
@@ -210,11 +213,11 @@ def _backward(torch: Any, guest: Guest) -> None:
 def _saving(original: Callable[..., Any], guest: Guest) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        thread, saving = threading.get_ident(), guest.saving
+        thread, saving = get_ident(), guest.saving
         if thread in saving:
             return original(*args, **kwargs)
         saving.add(thread)
-        start = time.monotonic_ns()
+        start = monotonic_ns()
         try:
             return original(*args, **kwargs)
         finally:
@@ -304,7 +307,7 @@ def _modes(torch: Any, guest: Guest) -> None:
     def wrapper(self: Any, mode: bool = True) -> Any:
         if compiling():
             return train(self, mode)
-        thread, changing = threading.get_ident(), guest.changing_mode
+        thread, changing = get_ident(), guest.changing_mode
         if thread in changing:  # a part of the module whose mode changes
             return train(self, mode)
         changing.add(thread)
@@ -324,7 +327,7 @@ def _scaler(torch: Any, guest: Guest) -> None:
 
     @functools.wraps(step)
     def wrapper(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-        start, before = time.monotonic_ns(), guest.optimizer_steps
+        start, before = monotonic_ns(), guest.optimizer_steps
         result = step(self, optimizer, *args, **kwargs)
         guest.scaler_stepped(optimizer, start, before)
         return result

@@ -82,8 +82,8 @@ def _environment_int(name: str) -> int | None:
 class Recorder:
     """The spans and facts of one process on their way to `rank-<n>-<pid>/steps.jsonl`.
 
-    `span` is called from the training thread and must cost well under a microsecond; a deque's
-    append and popleft are atomic, so no lock is taken there. Everything else happens in the
+    `keep` and `span` are called from the training thread and must cost well under a microsecond; a
+    deque's append and popleft are atomic, so no lock is taken there. Everything else happens in the
     flushing thread. `every_flush` callbacks run there too.
     """
 
@@ -93,6 +93,7 @@ class Recorder:
         self.run_folder = run_folder
         self.folder: Path | None = None
         self.spans: deque[Span] = deque(maxlen=MAX_BUFFERED_SPANS)
+        self.keep: Callable[[Span], None] = self.spans.append
         self.records: deque[Record] = deque()
         self.every_flush: list[Callable[[], None]] = []
         self.training_thread = 0
@@ -114,7 +115,7 @@ class Recorder:
 
     def span(self, kind: str, start: int, end: int, detail: int = 0) -> None:
         """Keep one span; times are `time.monotonic_ns()`."""
-        self.spans.append((kind, start, end - start, detail, threading.get_ident()))
+        self.keep((kind, start, end - start, detail, threading.get_ident()))
 
     def record(self, record: Site | Window | Gap | Memory | Process) -> None:
         """Keep a record to be written with the next flush."""

@@ -41,7 +41,8 @@ class StepTicker:
         self._recent.append(index)
         if self._user or (len(self._order) > 1 and index != self._closing()):
             return False
-        return self._tick()
+        self.count += 1
+        return True
 
     def batch(self, loader: int) -> bool:
         """A loader handed over a batch; True when that ended a step (no optimizer in the loop)."""

@@ -134,7 +134,8 @@ class Windows:
             self._durations.append(now - self._last_tick)
         self._first_tick = self._first_tick or now
         self._last_tick = now
-        if now < self._nothing_until and not self.attends() and self._annotation is None:
+        idle = not self._wanted and self._profile is None and self._annotation is None
+        if idle and now < self._nothing_until:
             return
         if self._profile is not None:
             grown = resident_bytes() - self._resident >= MAX_GROWTH_BYTES
