@@ -89,18 +89,24 @@ class _Collectors(Protocol):
     def stop(self, timeout_s: float) -> None: ...
 
 
-def launch(command: CommandLine, options: LaunchOptions, say: Say) -> Outcome:
+def launch(
+    command: CommandLine,
+    options: LaunchOptions,
+    say: Say,
+    begun: Callable[[], object] = lambda: None,
+) -> Outcome:
     """Run `command` under the collectors and return how it ended; call it in the main thread.
 
-    `say` takes warnings, one line each. Raises UsageError before anything is started when the run
-    folder cannot be used or the command cannot be started. Afterwards signals are caught and do
-    nothing, so that the caller can finish its report (see `relay.interruptible`).
+    `say` takes warnings, one line each; `begun` is called when the command and its collectors run,
+    unless it joined another launcher's run. Raises UsageError before anything is started when the
+    run folder cannot be used or the command cannot be started. Afterwards signals are caught and
+    do nothing, so that the caller can finish its report (see `relay.interruptible`).
     """
     keeper = _keeper(command, options, say)
     relay = SignalRelay(command.argv)
     relay.start()
     try:
-        return _run(command, relay, keeper)
+        return _run(command, relay, keeper, begun)
     finally:
         relay.stop()
 
@@ -141,7 +147,12 @@ def _joined(command: CommandLine, options: LaunchOptions) -> _RunKeeper | None:
     return keeper
 
 
-def _run(command: CommandLine, relay: SignalRelay, keeper: _RunKeeper | None) -> Outcome:
+def _run(
+    command: CommandLine,
+    relay: SignalRelay,
+    keeper: _RunKeeper | None,
+    begun: Callable[[], object],
+) -> Outcome:
     early = relay.arrived()
     if early is not None:
         outcome = Outcome(None, early, None)
@@ -157,6 +168,8 @@ def _run(command: CommandLine, relay: SignalRelay, keeper: _RunKeeper | None) ->
         return _outcome(_wait(child, relay, lambda: None))
     with contextlib.suppress(Exception):  # what fails here must not leave the command alone
         keeper.begin(child)
+        if keeper.first is None:
+            begun()
     return keeper.close(_outcome(_wait(child, relay, lambda: keeper.look(relay.trace_requests))))
 
 

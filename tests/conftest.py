@@ -17,28 +17,33 @@ HELPERS = ("chromium", "chrome", "multiprocessing.resource_tracker", "multiproce
 """Processes that Python keeps for a whole program on purpose."""
 
 SIDE_BY_SIDE = (
-    "test_alike",
     "test_after_step",
     "test_aftermath",
+    "test_alike",
+    "test_bundle",
+    "test_catalogue",
+    "test_command_line",
     "test_compare",
     "test_contradictions",
     "test_corpus_",
     "test_costs",
-    "test_dashboard_cells",
-    "test_dashboard_charts",
-    "test_dashboard_figures",
-    "test_dashboard_lanes",
-    "test_dashboard_samples",
-    "test_dashboard_tables",
+    "test_dashboard_",
     "test_device_",
+    "test_diagnose_several",
+    "test_error_slugs",
     "test_every_bound",
     "test_foreign_traces_page",
     "test_fresh_pages",
     "test_host_division",
+    "test_logs",
     "test_neighbours",
+    "test_no_pickle",
+    "test_origins",
     "test_preparation",
     "test_recorded_facts",
+    "test_redact.",
     "test_redact_forms",
+    "test_report_html",
     "test_rules_advice",
     "test_rules_device",
     "test_rules_documented",
@@ -49,16 +54,22 @@ SIDE_BY_SIDE = (
     "test_rules_python",
     "test_rules_recorded",
     "test_rules_waits",
+    "test_run_",
+    "test_served_files",
+    "test_share",
     "test_stalls",
     "test_straggler",
+    "test_terminal_report",
     "test_timeline",
     "test_trace_",
     "test_truth_scores",
+    "test_unknown_runs",
     "test_verdict.",
     "test_whatif",
 )
-"""How the files are called whose tests only compute, or draw what was recorded: no program is
-started that others could slow down, and nothing is timed. All others run one after the other."""
+"""How the files are called whose tests compute, draw what was recorded, or read what a program left:
+nothing is timed, and no verdict depends on how fast a program ran beside others. All other tests
+run one after the other."""
 
 hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("unhurried")  # other programs may slow an example at any time

@@ -11,6 +11,7 @@ import os
 import pkgutil
 import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,9 +115,13 @@ def run(request: RunRequest) -> int:
         without=_without(request.without),
         version=__version__,
     )
-    outcome = launch(resolve(request.command), options, say)
+    preparation = threading.Thread(target=prepare_report, daemon=True)
+    begun = (lambda: None) if request.no_report else preparation.start
+    outcome = launch(resolve(request.command), options, say, begun)
     if outcome.folder is not None and not outcome.joined and not request.no_report:
         with contextlib.suppress(Interrupted), interruptible():
+            if preparation.ident is not None:  # started: no module may be imported by two at once
+                preparation.join()
             report(outcome.folder, debug=request.debug)
     return end_like(outcome)
 
@@ -147,6 +152,21 @@ def _without(text: str) -> frozenset[str]:
             f"--without takes any of: {', '.join(known)}",
         )
     return frozenset(wanted)
+
+
+def prepare_report() -> None:
+    """Import what the report needs while the command starts: it comes sooner at the end.
+
+    The command is importing torch then, which leaves the other cores idle.
+    """
+    with contextlib.suppress(Exception):  # the report itself will say why it failed
+        import rich.console  # noqa: F401
+
+        from .. import diagnose, program, rules
+        from ..report import progress, terminal
+
+        del diagnose, program, progress, terminal
+        rules.discover()
 
 
 def report(folder: Path, *, debug: bool) -> None:
