@@ -67,9 +67,9 @@ SIDE_BY_SIDE = (
     "test_verdict.",
     "test_whatif",
 )
-"""How the files are called whose tests compute, draw what was recorded, or read what a program left:
-nothing is timed, and no verdict depends on how fast a program ran beside others. All other tests
-run one after the other."""
+"""How the files are called whose tests compute, draw what was recorded, or read what a program
+left: nothing is timed, and no verdict depends on how fast a program ran beside others. All other
+tests run one after the other."""
 
 hypothesis.settings.register_profile("unhurried", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("unhurried")  # other programs may slow an example at any time
