@@ -374,24 +374,6 @@ def test_the_run_ends_with_a_report_its_stored_diagnosis_and_the_next_command(
     assert done.stderr.splitlines()[-1] == f"boundscope diagnose {run.relative_to(tmp_path)}"
 
 
-def test_what_the_report_imports_is_there_when_the_command_ends(tmp_path: Path) -> None:
-    wrapped(script(tmp_path, "print(1)"), cwd=tmp_path)
-    left_to_import = """
-import pathlib, sys
-from boundscope.profiler.commands.run import prepare_report, report
-prepare_report()
-prepared = set(sys.modules)
-report(pathlib.Path(sys.argv[1]), debug=True)
-late = sorted(set(sys.modules) - prepared)
-print([name for name in late if name.startswith(("boundscope.profiler.rules", "numpy", "rich."))])
-"""
-    command = [sys.executable, "-c", left_to_import, str(only_run(tmp_path))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-
-    assert "Traceback" not in done.stderr
-    assert done.stdout == "[]\n"
-
-
 def test_a_report_that_fails_says_so_and_keeps_the_exit_code(tmp_path: Path) -> None:
     text = "import os, shutil; shutil.rmtree(os.environ['BOUNDSCOPE_RUN']); raise SystemExit(3)"
     name = script(tmp_path, text)
