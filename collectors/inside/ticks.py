@@ -41,7 +41,7 @@ class StepTicker:
         self._recent.append(index)
         if self._user or (len(self._order) > 1 and index != self._closing()):
             return False
-        self.count += 1
+        self.count += 1  # as `_tick`, without its frame: this runs in each step
         return True
 
     def batch(self, loader: int) -> bool:

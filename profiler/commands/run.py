@@ -162,10 +162,9 @@ def prepare_report() -> None:
     with contextlib.suppress(Exception):  # the report itself will say why it failed
         import rich.console  # noqa: F401
 
-        from .. import diagnose, program, rules
-        from ..report import progress, terminal
+        from .. import diagnose, program, rules  # noqa: F401
+        from ..report import progress, terminal  # noqa: F401
 
-        del diagnose, program, progress, terminal
         rules.discover()
 
 
